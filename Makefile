@@ -1,0 +1,54 @@
+# The book's commands. Each does its own set-up: Python 3.11 or newer and make are all it takes.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+SITE   := _build/html
+COLAB  := .venv-colab
+
+.DEFAULT_GOAL := help
+.PHONY: help book serve test test-colab test-machines notebooks repo bench clean
+
+help:           ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:[^#]*## */\t/' | expand -t 16
+
+book: $(VENV)/ready   ## build the site, warnings as errors
+	$(BIN)/jupyter-book build . -W --keep-going -n -q
+	@echo "The book: $(CURDIR)/$(SITE)/index.html   (or: make serve)"
+
+serve: book           ## build the site and serve it on http://localhost:8000
+	$(BIN)/python -m http.server --directory $(SITE) --bind localhost 8000
+
+test: book            ## the package, the notebooks cell by cell (nbval, strict), the built site
+	$(BIN)/python -m pytest -n 2 --dist loadfile --nbval --nbval-current-env --nbval-sanitize-with tests/nbval.cfg tests book
+
+test-colab: $(COLAB)/ready   ## every notebook with Colab's versions, the package installed without its dependencies
+	$(COLAB)/bin/python -m pytest -n 2 --dist loadfile --nbval-lax --nbval-current-env book
+
+test-machines: $(VENV)/ready  ## every notebook, strict, as on other machines
+	$(BIN)/python tools/other_machines.py
+
+notebooks: $(VENV)/ready     ## run every notebook in place (MEASURE=1: measure again what the machine's speed decides)
+	$(BIN)/python tools/notebooks.py run $(if $(MEASURE),--measure)
+
+repo: $(VENV)/ready          ## URL=https://github.com/OWNER/NAME: write the book's public address everywhere
+	$(BIN)/python tools/repository.py "$(URL)"
+
+bench: $(VENV)/ready         ## measure on this machine; writes book/data/
+	$(BIN)/python benchmarks/cost.py cpu
+	$(BIN)/python benchmarks/three_views.py
+
+clean:                ## remove what the commands above made
+	rm -rf _build $(VENV) $(COLAB) .pytest_cache .hypothesis
+
+$(VENV)/ready: requirements.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q -r requirements.txt
+	$(BIN)/python -m pip install -q --no-deps -e .
+	@touch $@
+
+$(COLAB)/ready: tests/requirements-colab.txt pyproject.toml $(wildcard mambalib/*.py mambalib/*/*.py book/data/*.json)
+	$(PYTHON) -m venv $(COLAB)
+	$(COLAB)/bin/python -m pip install -q -r tests/requirements-colab.txt
+	$(COLAB)/bin/python -m pip install -q --no-deps --force-reinstall .
+	@touch $@
