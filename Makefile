@@ -6,7 +6,7 @@ SITE   := _build/html
 COLAB  := .venv-colab
 
 .DEFAULT_GOAL := help
-.PHONY: help book serve test test-colab test-machines notebooks repo bench clean
+.PHONY: help book serve test test-colab test-machines links notebooks repo bench clean
 
 help:           ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:[^#]*## */\t/' | expand -t 16
@@ -26,6 +26,9 @@ test-colab: $(COLAB)/ready   ## every notebook with Colab's versions, the packag
 
 test-machines: $(VENV)/ready  ## every notebook, strict, as on other machines
 	$(BIN)/python tools/other_machines.py
+
+links: $(VENV)/ready  ## ask every address that the book links to whether it is still there (needs the Internet)
+	$(BIN)/jupyter-book build . --builder linkcheck
 
 notebooks: $(VENV)/ready     ## run every notebook in place (MEASURE=1: measure again what the machine's speed decides)
 	$(BIN)/python tools/notebooks.py run $(if $(MEASURE),--measure)
