@@ -5,6 +5,9 @@ BIN    := $(VENV)/bin
 SITE   := _build/html
 COLAB  := .venv-colab
 
+# One BLAS thread a process: the tests run two processes, and many small solves on busy cores are slow with more.
+export OMP_NUM_THREADS ?= 1
+
 .DEFAULT_GOAL := help
 .PHONY: help book serve test test-colab test-machines links notebooks repo bench clean
 

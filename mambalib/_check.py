@@ -29,6 +29,12 @@ def shape(name, value, expected, meaning):
         raise ValueError(f"{name}: expected shape {wanted} = {meaning}, got {value.shape}")
 
 
+def rows(name, value, meaning):
+    """Raise unless `value` has a last axis, and something on it."""
+    if value.ndim == 0 or value.shape[-1] == 0:
+        raise ValueError(f"{name}: expected shape {meaning}, got {value.shape}")
+
+
 def state_matrix(name, A):
     """Raise unless A is dense (N, N) or diagonal (N,) with N >= 1; return N."""
     if A.ndim not in (1, 2) or A.shape[0] == 0 or (A.ndim == 2 and A.shape[0] != A.shape[1]):

@@ -242,10 +242,10 @@ def reconstruct(h, x):
     >>> reconstruct(np.array([2.0, 0.0]), np.array([0.0, 1.0]))
     array([2., 2.])
     """
-    h, x = _check.array("h", h, _check.FLOATS), _check.array("x", x, _check.FLOATS)
+    h = _check.array("h", h, _check.FLOATS)
+    x = _check.array("x", x, _check.FLOATS)
+    _check.rows("h", h, "(..., N), N >= 1")
     _check.shape("x", x, (None,), "(K,)")
-    if h.ndim == 0 or h.shape[-1] == 0:
-        raise ValueError(f"h: expected shape (..., N), N >= 1, got {h.shape}")
     N = h.shape[-1]
     basis = np.polynomial.legendre.legvander(2 * x - 1, N - 1) * np.sqrt(2 * np.arange(N) + 1)   # (K, N)
     return h @ basis.T.astype(np.result_type(h, x))

@@ -191,7 +191,7 @@ def kernel_by_fft(A_bar, B_bar, C, L):
     if L == 0:
         return np.zeros(0, np.result_type(A_bar, B_bar, C))
     power = A_bar.astype(complex) ** L if A_bar.ndim == 1 else np.linalg.matrix_power(A_bar.astype(complex), L)
-    radius = (0.5 / max(1, np.linalg.norm(power))) ** (1 / L)        # |z^L A_bar^L| <= 1/2, for an unstable A_bar too
+    radius = (0.5 / max(1, np.linalg.norm(power, np.inf))) ** (1 / L)   # |z^L A_bar^L| <= 1/2, for an unstable A_bar too
     z = radius * np.exp(-2j * np.pi * np.arange(L) / L)
     values = generating_function(A_bar, B_bar, C, z, length=L)
     K = np.fft.ifft(values) / radius ** np.arange(L)

@@ -40,7 +40,7 @@ def functions(text):
 def library():
     found = {}
     for path in sorted((ROOT / "mambalib").rglob("*.py")):
-        if "viz" not in path.parts:
+        if "viz" not in path.parts and not path.stem.startswith("_"):
             found |= {name: (path.stem, tree) for name, tree in functions(path.read_text(encoding="utf-8")).items()}
     return found
 

@@ -53,7 +53,7 @@ def animation(fig, update, labels, caption, alt, milliseconds=120):
     display({"text/html": _PLAYER.format(
         mark=mark, svg=first, last=len(labels) - 1, label=html.escape(labels[0]),
         frames=json.dumps(frames, separators=(",", ":")).replace("</", "<\\/"),
-        labels=json.dumps(list(labels), ensure_ascii=False).replace("</", "<\\/"), milliseconds=int(milliseconds),
+        labels=json.dumps(list(labels), ensure_ascii=False).replace("<", "\\u003c"), milliseconds=int(milliseconds),
     ), "image/svg+xml": first, "text/plain": alt}, raw=True)
     show_caption(caption)
     _close(fig)

@@ -130,6 +130,8 @@ def svg(fig, alt):
     text = re.sub(r"\s*<!--.*?-->", "", text, flags=re.S)
     text = re.sub(r'( d="| translate\(|translate\()([^")]*)', lambda m: m[1] + _shorter(m[2]), text)
     text = re.sub(r'(\b(?:x|y|x1|y1|x2|y2)=")([^"]*)', lambda m: m[1] + _shorter(m[2]), text)
+    # A marker's edge is drawn through <use>, where the style sheet reaches the <use> alone: it carries the color, too.
+    text = re.sub(r'(<defs>\s*<path [^>]*?style=")stroke: #[0-9a-f]{6};? ?', r"\1", text)
     mark = "f" + hashlib.sha256(text.encode()).hexdigest()[:8] + "-"      # two figures on a page share no id
     text = re.sub(r'\bid="', f'id="{mark}', text)
     text = re.sub(r'(href="#|url\(#)', lambda m: m[1] + mark, text)
