@@ -47,4 +47,4 @@ def cpu_name():
         cores = len(os.sched_getaffinity(0))
     except (OSError, AttributeError):
         cores = os.cpu_count()
-    return f"{name}, {cores} cores"
+    return f"{name} ({cores} cores)"

@@ -197,7 +197,7 @@ def links():
             yield pytest.param(path, target, id=f"{path.name}->{target}")
 
 
-@pytest.mark.parametrize("path, target", links())
+@pytest.mark.parametrize("path, target", list(links()))
 def test_link_resolves(path, target):
     if target.startswith("https://"):
         known = (BOOK / "references.bib").read_text(encoding="utf-8")
