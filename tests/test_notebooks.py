@@ -6,6 +6,7 @@ import html
 import json
 import re
 import sys
+import warnings
 from pathlib import Path
 
 import nbformat
@@ -165,6 +166,14 @@ def test_each_figure_has_a_number_a_caption_and_a_text_alternative(name):
             assert found and len(caption) >= 60, caption
             figures.append(int(found[1]))
     assert figures and figures == list(range(1, len(figures) + 1))
+
+
+@every_notebook
+def test_code_parses_without_a_warning(name):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")               # newer Pythons print what 3.11 keeps to itself
+        for cell in cells(name, "code"):
+            compile(source(cell), name, "exec")
 
 
 @every_notebook

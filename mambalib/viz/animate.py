@@ -92,7 +92,7 @@ _PLAYER = """<div class="mambalib-animation" id="{mark}">
   const slider = box.querySelector("input"), label = box.querySelector("output"), play = box.querySelector("[data-do=play]");
   let timer = null;
   function go(i) {{
-    i = (i + frames.length) % frames.length;
+    i = Math.max(0, Math.min(i, frames.length - 1));
     frames[i].forEach(function (inner, k) {{ box.querySelector("#{mark}-" + k).innerHTML = inner; }});
     slider.value = i;
     label.textContent = labels[i];
@@ -100,7 +100,8 @@ _PLAYER = """<div class="mambalib-animation" id="{mark}">
   function stop() {{ clearInterval(timer); timer = null; play.textContent = "Play"; play.setAttribute("aria-pressed", "false"); }}
   play.onclick = function () {{
     if (timer) return stop();
-    timer = setInterval(function () {{ go(+slider.value + 1); }}, {milliseconds});
+    if (+slider.value === frames.length - 1) go(0);
+    timer = setInterval(function () {{ go(+slider.value + 1); if (+slider.value === frames.length - 1) stop(); }}, {milliseconds});
     play.textContent = "Pause";
     play.setAttribute("aria-pressed", "true");
   }};
