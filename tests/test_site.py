@@ -70,3 +70,11 @@ def test_no_formula_or_markup_is_left_unread(page):
     assert "$" not in words
     assert "**" not in words
     assert not re.search(r"\]\(\w", words)
+
+
+def test_the_cover_is_the_figure_of_chapter_5():
+    chapter = json.loads((ROOT / "book" / "05_memory.ipynb").read_text(encoding="utf-8"))
+    figures = ["".join(o["data"]["image/svg+xml"]) for c in chapter["cells"] for o in c.get("outputs", []) if "image/svg+xml" in o.get("data", {})]
+    cover = (ROOT / "book" / "_static" / "cover.svg").read_text(encoding="utf-8")
+    assert cover in figures, "the figure has changed: copy it to book/_static/cover.svg"
+    assert cover in text(SITE / "book" / "intro.html")
