@@ -99,4 +99,5 @@ def test_cpu_name_does_without_proc(monkeypatch):
         raise FileNotFoundError
 
     monkeypatch.setattr(Path, "read_text", missing)
-    assert measured.cpu_name().endswith(f" ({measured.os.cpu_count()} cores)")
+    name, cores = measured.cpu_name().removesuffix(")").rsplit(" (", 1)
+    assert name.strip() and cores == f"{measured.os.cpu_count()} cores"
