@@ -120,7 +120,8 @@ def first_order_hold(A, B, delta):
         z, step = delta[..., None] * A, delta[..., None, None]
         A_bar = np.exp(z)
         B_next = step * phi2(z)[..., None] * B
-        B_prev = step * phi1(z)[..., None] * B - B_next
+        prev = np.where(np.abs(z) < 1, phi1(z) - phi2(z), (A_bar - phi1(z)) / np.where(z == 0, 1, z))   # no cancellation
+        B_prev = step * prev[..., None] * B
     else:
         N, M = B.shape
         block = np.zeros(delta.shape + (N + 2 * M, N + 2 * M), np.result_type(A, B, delta))

@@ -28,6 +28,7 @@ def _checked(core):
         call = signature.bind(*args, **kwargs)
         call.apply_defaults()
         given = call.arguments
+        numbers = [name for name, value in given.items() if type(value) in (int, float, complex)]
         for name in ("A", "A_bar", "B", "B_bar", "C", "D", "u", "u_t", "h", "h0", "K", "t", "s", "z"):
             if name in given and (given[name] is not None or signature.parameters[name].default is not None):
                 given[name] = _check.array(name, given[name])
@@ -51,6 +52,11 @@ def _checked(core):
         for name in ("L", "length"):
             if name in given and (given[name] is not None or signature.parameters[name].default is not None):
                 given[name] = _check.count(name, given[name], 0)
+        arrays = {name: value for name, value in given.items() if isinstance(value, np.ndarray)}
+        widest = np.result_type(*(value for name, value in arrays.items() if name not in numbers))
+        real = np.finfo(widest).dtype                # one precision for all arrays; Python's numbers follow it
+        for name, value in arrays.items():
+            given[name] = value.astype(np.result_type(real, np.complex64) if np.iscomplexobj(value) else real, copy=False)
         return core(**given)
 
     return door

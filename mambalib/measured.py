@@ -31,9 +31,10 @@ def save(name, results, machine, versions):
     The file is written beside its place and then moved there, so that it is never half a file. Returns its path.
     """
     path = _FOLDERS[-1] / f"{name}.json"
-    record = {"machine": machine, "versions": versions, "date": date.today().isoformat(), **results}
+    head = {"machine": machine, "versions": versions, "date": date.today().isoformat()}
+    record = head | results | head                   # head first, and nothing in `results` replaces it
     part = path.with_suffix(".part")
-    part.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    part.write_text(json.dumps(record, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     os.replace(part, path)
     return path
 

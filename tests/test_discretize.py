@@ -528,3 +528,12 @@ def test_what_does_not_fit_is_refused_by_name(front, change, error, says):
 def test_an_unknown_method_is_refused_with_the_list_of_those_there_are(method):
     with pytest.raises(ValueError, match="method: expected one of 'euler', .*'mamba', got "):
         discretize(np.array([-1.0]), np.ones(1), 0.1, method)
+
+
+@pytest.mark.parametrize("z", (-1e-9, -0.5, -0.999, -1.001, -30.0, -1e4, -1e6, 0.7, 3.0))
+def test_the_older_sample_of_first_order_hold_keeps_its_digits_in_a_stiff_mode(z):
+    _, B_prev, B_next = first_order_hold(np.array([z]), np.array([1.0]), 1.0)
+    with mpmath.workdps(50):
+        newer = exact_phi(2, z)
+        assert relative_error(B_next, np.array([newer])) < 1e-15
+        assert relative_error(B_prev, np.array([exact_phi(1, z) - newer])) < 1e-15

@@ -535,3 +535,21 @@ def test_what_does_not_fit_is_refused_by_name(front, change, error, says):
 
 def test_an_integer_of_numpy_is_a_length():
     assert lti.kernel(**{**ARGUMENTS[lti.kernel], "L": np.int64(3)}).shape == (3,)
+
+
+def test_pythons_numbers_follow_the_precision_of_the_arrays():
+    A_bar, B_bar, C = (np.array([v], np.float32) for v in (0.5, 1.0, 2.0))
+    y, h = lti.step(np.zeros(1, np.float32), 1.0, A_bar, B_bar, C, D=0.5)
+    assert y.dtype == h.dtype == np.float32 and y == 2.5
+    assert lti.impulse_response(A_bar, B_bar, C, 1.0).dtype == np.float32
+    assert lti.recurrence(A_bar, B_bar, C, np.ones(3, np.float32), D=1).dtype == np.float32
+
+
+@pytest.mark.parametrize("method", ("fft", "direct"))
+def test_arrays_of_two_precisions_are_computed_in_the_wider_one(method):
+    rng = np.random.default_rng(0)
+    u, K = rng.standard_normal(50), rng.standard_normal(50).astype(np.float32)
+    expected = np.convolve(u, K.astype(float))[:50]
+    got = lti.causal_conv(u, K, method=method)
+    assert got.dtype == np.float64
+    np.testing.assert_allclose(got, expected, rtol=0, atol=1e-13)

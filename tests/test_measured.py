@@ -101,3 +101,17 @@ def test_cpu_name_does_without_proc(monkeypatch):
     monkeypatch.setattr(Path, "read_text", missing)
     name, cores = measured.cpu_name().removesuffix(")").rsplit(" (", 1)
     assert name.strip() and cores == f"{measured.os.cpu_count()} cores"
+
+
+def test_results_do_not_replace_the_machine_the_versions_or_the_date(folders):
+    measured.save("head", {"machine": "another", "date": "1900-01-01", "time": 1.0}, "this one", {"numpy": "2"})
+    loaded = measured.load("head")
+    assert (loaded["machine"], loaded["date"], loaded["time"]) == ("this one", date.today().isoformat(), 1.0)
+    assert list(loaded)[:3] == ["machine", "versions", "date"]
+
+
+def test_a_measurement_that_is_not_a_number_is_refused(folders):
+    with pytest.raises(ValueError, match="JSON compliant"):
+        measured.save("nan", {"time": float("nan")}, "this one", {})
+    with pytest.raises(FileNotFoundError):
+        measured.load("nan")

@@ -38,6 +38,7 @@ STYLE = {
     "figure.figsize": (5.8, 3.3),                    # inches: the width of a phone's column at a readable size
     "figure.facecolor": _LIGHT["paper"],
     "figure.constrained_layout.use": True,
+    "hatch.color": _LIGHT["ink"],
     "font.size": 10.0,
     "axes.facecolor": "none",
     "axes.edgecolor": _LIGHT["muted"],
