@@ -86,3 +86,19 @@ def test_the_set_up_cell_installs_the_package_alone_from_the_decided_address(mon
 def test_the_set_up_cell_installs_nothing_where_the_package_is(monkeypatch):
     monkeypatch.setattr(subprocess, "run", lambda *a, **k: pytest.fail("installed something"))
     exec((ROOT / "tools" / "setup_cell.py").read_text(encoding="utf-8"), {})
+
+
+def test_with_an_address_every_chapter_offers_colab_and_without_one_none_does(tree):
+    shutil.copytree(ROOT / "book", tree / "book", dirs_exist_ok=True)
+    shutil.copytree(ROOT / "mambalib", tree / "mambalib")
+    shutil.copy(ROOT / "_toc.yml", tree)
+    chapters = sorted(p.stem for p in (tree / "book").glob("*.ipynb"))
+    for url in (URL, ""):
+        repository.write(url, tree)
+        shutil.rmtree(tree / "_build", ignore_errors=True)
+        subprocess.run([Path(sys.executable).with_name("jupyter-book"), "build", ".", "-W", "-q"], cwd=tree, check=True, capture_output=True)
+        for chapter in chapters:
+            page = (tree / "_build" / "html" / "book" / f"{chapter}.html").read_text(encoding="utf-8")
+            button = f'href="https://colab.research.google.com/github/someone/mamba-book/blob/main/book/{chapter}.ipynb"'
+            assert (button in page) == bool(url)
+            assert ("github.com/someone" in page) == bool(url)
