@@ -1,0 +1,124 @@
+"""How arrays of any shape and strides meet kernels that know rows and columns: views, copies and sums on the card."""
+
+from functools import lru_cache
+from math import prod
+
+import numpy as np
+
+from .._cuda import contiguous, cuda, full, launch, new, view
+from .._device import accumulator, memory
+
+FAN_IN = 64                                             # numbers that one thread of a sum adds
+
+
+def dense(x, order, stream):
+    """`x` with no gaps when its axes are taken in `order`, its view in that order; a copy if it has to be. order: None for x's own."""
+    v = view(x)
+    own = tuple(range(len(v.shape)))
+    for axes in (order,) if order else (own, tuple(sorted(own, key=lambda i: -v.strides[i]))):
+        shape, strides = [v.shape[i] for i in axes], [v.strides[i] for i in axes]
+        if all(n == 1 or s == t for n, s, t in zip(shape, strides, contiguous(shape))):
+            return v._replace(shape=tuple(shape), strides=contiguous(shape)), axes, x
+    axes = order or own
+    shape = tuple(v.shape[i] for i in axes)
+    x = gathered(x, v.address, shape, [v.strides[i] for i in axes], stream)
+    return view(x), axes, x
+
+
+def gathered(like, address, shape, strides, stream):
+    """A new C-contiguous array of the elements at `strides` from an address."""
+    out = new(like, shape)
+    n, v = prod(shape), view(out)
+    if n:
+        groups = collapsed(shape, strides) or [(1, 0)]
+        launch(_gather(v.dtype), -(-n // 256), min(n, 256), stream, address, v.address, n, tuple(m for m, _ in groups), tuple(s for _, s in groups))
+    return out
+
+
+def filled(like, shape, value, stream):
+    """A new array of one value."""
+    return gathered(like, view(full(like, value)).address, shape, [0] * len(shape), stream)
+
+
+@lru_cache(maxsize=None)
+def _gather(dtype):
+    load, store = memory(dtype, 1).load, memory(dtype, 1).store
+
+    @cuda.jit
+    def gather(source, out, n, shape, strides):
+        """Launch: a thread an element of the result."""
+        i = cuda.blockIdx.x * cuda.blockDim.x + cuda.threadIdx.x
+        if i < n:
+            rest, place = i, 0
+            for d in range(len(shape) - 1, -1, -1):
+                place += rest % shape[d] * strides[d]
+                rest //= shape[d]
+            store(out, i, load(source, place))
+
+    return gather
+
+
+def broadcast(v, shape):
+    """The strides of a view as if it had `shape`."""
+    missing = len(shape) - len(v.shape)
+    return [0] * missing + [0 if n == 1 else s for n, s in zip(v.shape, v.strides)]
+
+
+def collapsed(shape, strides):
+    """The axes as (size, stride), those of size 1 left out, neighbours that one stride walks through merged."""
+    groups = []
+    for n, s in zip(shape, strides):
+        if n > 1:
+            if groups and groups[-1][1] == n * s:
+                groups[-1] = (groups[-1][0] * n, s)
+            else:
+                groups.append((n, s))
+    return groups
+
+
+def summed(x, like, v, order, shape, stream):
+    """The sum of `x`, dense in `order`, over the axes along which an array of `shape` was broadcast to it."""
+    missing = len(order) - len(shape)
+    sizes = [1 if i < missing else shape[i - missing] for i in order]       # of the result
+    groups = []                                         # [size, is it summed] in the order of memory
+    for n, m in zip(v.shape, sizes):
+        if groups and groups[-1][1] == (m != n):
+            groups[-1][0] *= n
+        else:
+            groups.append([n, m != n])
+    out = new(like, [m for i, m in zip(order, sizes) if i >= missing])
+    source, dtype, hold = v.address, v.dtype, [x]
+    while any(over for _, over in groups):
+        at = next(i for i, (_, over) in enumerate(groups) if over)
+        n, outer, inner = groups[at][0], prod(m for m, _ in groups[:at]), prod(m for m, _ in groups[at + 1:])
+        parts = 1 if n <= FAN_IN or outer * inner >= 1 << 16 else -(-n // FAN_IN)
+        groups[at] = [parts, parts > 1]
+        last = not any(over for _, over in groups)
+        target = out if last else new(like, (outer * parts * inner,), "float64")
+        t = view(target)
+        threads = outer * parts * inner
+        launch(_sum(dtype, t.dtype), -(-threads // 256), min(threads, 256), stream, source, t.address, outer, n, parts, inner)
+        source, dtype = t.address, t.dtype
+        hold.append(target)
+    return out
+
+
+@lru_cache(maxsize=None)
+def _sum(dtype, result_dtype):
+    load, store, result = memory(dtype, 1).load, memory(result_dtype, 1).store, accumulator(result_dtype)
+
+    @cuda.jit
+    def sum_middle(source, out, outer, n, parts, inner):
+        """out[o, p, i] = the sum of source[o, p::parts, i], in float64.
+
+        Launch: a thread an element of the result; neighbouring threads read neighbouring elements.
+        """
+        i = cuda.blockIdx.x * cuda.blockDim.x + cuda.threadIdx.x
+        if i < outer * parts * inner:
+            total = np.float64(0)
+            o, rest = i // (parts * inner), i % (parts * inner)
+            for c in range(rest // inner, n, parts):
+                total += np.float64(load(source, (o * n + c) * inner + rest % inner))
+            store(out, i, result(total))
+
+    return sum_middle
