@@ -179,3 +179,8 @@ def _configured(kernel, blocks, threads, stream):
     with warnings.catch_warnings():                     # numba warns of small grids; a small scan has one
         warnings.simplefilter("ignore")
         return kernel[blocks, threads, stream]
+
+
+def kernel_jit(**options):
+    """cuda.jit with options that the simulator does not know."""
+    return cuda.jit if SIMULATED else cuda.jit(**options)

@@ -2,7 +2,7 @@
 
     memory(dtype, width)     load, store: one element; load_vector, store_vector: `width` neighbours in one 16-byte access
     words(dtype)             publish, peek, ticket: what blocks of one launch tell each other
-    shuffle, shuffle_up      a register of another lane
+    shuffle, shuffle_up, shuffle_down      a register of another lane
     any_lane, any_thread     whether a condition holds in any lane of the warp; in any thread of the block (a barrier)
 
 Elements are widened to float32 on their way in (float64 stays) and rounded on their way out. bfloat16 is the upper half of a
@@ -148,6 +148,10 @@ if not SIMULATED:
         return cuda.shfl_up_sync(ALL, x, distance)
 
     @cuda.jit(device=True)
+    def shuffle_down(x, distance):
+        return cuda.shfl_down_sync(ALL, x, distance)
+
+    @cuda.jit(device=True)
     def any_lane(condition):
         return cuda.any_sync(ALL, condition)
 
@@ -216,6 +220,10 @@ else:
     def shuffle_up(x, distance):
         lane = context().threadIdx.x % LANES
         return shuffle(x, lane - distance if lane >= distance else lane)
+
+    def shuffle_down(x, distance):
+        lane = context().threadIdx.x % LANES
+        return shuffle(x, lane + distance if lane + distance < LANES else lane)
 
     def any_lane(condition):
         return context().syncthreads_or(condition) != 0

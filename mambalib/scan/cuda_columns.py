@@ -13,8 +13,10 @@ from functools import lru_cache
 
 import numpy as np
 
-from .._cuda import cuda
+from .._cuda import cuda, kernel_jit
 from .._device import LANES, accumulator, any_thread, memory, shuffle, shuffle_up, words
+
+REGISTERS = {False: None, True: None}
 
 
 @lru_cache(maxsize=None)
@@ -73,13 +75,12 @@ def tile_scanner(dtype, width, steps, across, warps, look_back):
             waiting = t >= 0
             while waiting:
                 known, last = peek(state, 2 * plane + here + v)
+                known_A, tile_A = peek(state, here + v)
+                known_B, tile_B = peek(state, plane + here + v)
                 if known:
                     A, B, waiting = acc(0), last, False
-                elif rank > 0 or warp > 0:              # the farthest has to be known, so that the window reaches a known state
-                    known_A, tile_A = peek(state, here + v)
-                    known_B, tile_B = peek(state, plane + here + v)
-                    if known_A and known_B:
-                        A, B, waiting = tile_A, tile_B, False
+                elif known_A and known_B and (rank > 0 or warp > 0):    # the farthest has to be known: so the window reaches a state
+                    A, B, waiting = tile_A, tile_B, False
             A, B = scan_lanes(A, B, rank)
             if rank == ranks - 1:
                 warp_A[warp, lane * width + v], warp_B[warp, lane * width + v] = A, B
@@ -163,7 +164,23 @@ def tile_scanner(dtype, width, steps, across, warps, look_back):
 
 
 @lru_cache(maxsize=None)
-def forward(dtype, reverse, vector_a, width, steps, across, warps, look_back):
+def access(dtype, width, vectorised):
+    """The device function `read_a`: one step of a's columns."""
+    load, load_vector = memory(dtype, width).load, memory(dtype, width).load_vector
+
+    @cuda.jit(device=True)
+    def read_a(a, step, columns, x, at):
+        if vectorised:
+            load_vector(a, step + columns[0], x, at)
+        else:
+            for v in range(width):
+                x[at + v] = load(a, step + columns[v])
+
+    return read_a
+
+
+@lru_cache(maxsize=None)
+def forward(dtype, reverse, same, vector_a, width, steps, across, warps, look_back):
     """The kernel for h_t = a_t h_{t-1} + b_t on C-contiguous b and h of shape (outer, length, inner).
 
     Launch: with look_back one block a tile, else one block a group of columns, which it goes through tile by tile.
@@ -171,53 +188,59 @@ def forward(dtype, reverse, vector_a, width, steps, across, warps, look_back):
     A block owns across * width columns of one outer index for warps * (LANES / across) * steps steps; a thread owns `width` columns for
     `steps` steps. width > 1 divides inner: a vector lies in one row of columns.
     Shared memory: a pair for every warp and column, and the ticket. Barriers: in `states`; and one so that all threads see the ticket.
+    vector_a: read a by vectors. same: a lies as b does, and `layout` is empty; else it is (split, outer, inner, time, column split,
+    column outer, column inner): column c of outer index o starts at o // split * outer + o % split * inner, and likewise for c.
     """
     acc = accumulator(dtype)
-    load, load_vector, store_vector = memory(dtype, width).load, memory(dtype, width).load_vector, memory(dtype, width).store_vector
+    touch = memory(dtype, width)
+    load, load_vector, store_vector = touch.load, touch.load_vector, touch.store_vector
+    read_a = access(dtype, width, vector_a)
     ticket = words(dtype if dtype == "float64" else "float32").ticket
     states = tile_scanner(dtype, width, steps, across, warps, look_back)
     size, ranks, columns = width * steps, LANES // across, across * width
 
-    @cuda.jit
-    def scan_columns(a, b, h, h0, has_h0, groups, per_outer, length, inner, tiles, split, a_outer, a_inner, a_time, a_split,
-                     a_column_outer, a_column_inner, state):
+    @kernel_jit(max_registers=REGISTERS[dtype == "float64"])
+    def scan_columns(a, b, h, h0, groups, length, inner, tiles, layout, state):
         xa = cuda.local.array(size, acc)
         xb = cuda.local.array(size, acc)
         entry = cuda.local.array(width, acc)
         carry = cuda.local.array(width, acc)
+        a_columns = cuda.local.array(width, np.int64)
         drawn = cuda.shared.array(1, np.int64)
         group, tile, last_tile = cuda.blockIdx.x, 0, tiles
         if look_back:
             if cuda.threadIdx.x == 0:
                 drawn[0] = ticket(state, 3 * groups * tiles * columns)
             cuda.syncthreads()                          # the ticket is there
-            group, tile = drawn[0] % groups, drawn[0] // groups
+            tile = drawn[0] // groups
+            group = drawn[0] - tile * groups
             last_tile = tile + 1
 
-        outer, column = group // per_outer, group % per_outer * columns + cuda.threadIdx.x % across * width
+        per_outer = (inner + columns - 1) // columns
+        outer = group // per_outer
+        column = (group - outer * per_outer) * columns + cuda.threadIdx.x % across * width
         here = column < inner
         origin = outer * length * inner + column
-        a_origin = outer // split * a_outer + outer % split * a_inner
+        a_origin, a_time = origin, inner
+        for v in range(width):
+            a_columns[v] = v
+        if not same:
+            split, a_outer, a_inner, a_time, a_split, a_column_outer, a_column_inner = layout
+            a_origin = outer // split * a_outer + outer % split * a_inner
+            for v in range(width):
+                a_columns[v] = (column + v) // a_split * a_column_outer + (column + v) % a_split * a_column_inner
         for v in range(width):
             carry[v] = acc(0)
-            if has_h0 and here and tile == 0:
+            if h0 != 0 and here and tile == 0:
                 carry[v] = load(h0, outer * inner + column + v)
 
         while tile < last_tile:
             start = ((tile * warps + cuda.threadIdx.x // LANES) * ranks + cuda.threadIdx.x % LANES // across) * steps
             for k in range(steps):
-                t = start + k
-                inside = here and t < length
-                if reverse:
-                    t = length - 1 - t
-                if inside:
+                t = length - 1 - start - k if reverse else start + k
+                if here and start + k < length:
                     load_vector(b, origin + t * inner, xb, k * width)
-                    if vector_a:
-                        load_vector(a, a_origin + t * a_time + column // a_split * a_column_outer + column % a_split, xa, k * width)
-                    else:
-                        for v in range(width):
-                            c = column + v
-                            xa[k * width + v] = load(a, a_origin + t * a_time + c // a_split * a_column_outer + c % a_split * a_column_inner)
+                    read_a(a, a_origin + t * a_time, a_columns, xa, k * width)
                 else:
                     for v in range(width):
                         xa[k * width + v], xb[k * width + v] = acc(1), acc(0)
@@ -230,11 +253,8 @@ def forward(dtype, reverse, vector_a, width, steps, across, warps, look_back):
                     x = xa[k * width + v] * x + xb[k * width + v]
                     xb[k * width + v] = x
             for k in range(steps):
-                t = start + k
-                inside = here and t < length
-                if reverse:
-                    t = length - 1 - t
-                if inside:
+                t = length - 1 - start - k if reverse else start + k
+                if here and start + k < length:
                     store_vector(h, origin + t * inner, xb, k * width)
             tile += 1
 
@@ -242,72 +262,72 @@ def forward(dtype, reverse, vector_a, width, steps, across, warps, look_back):
 
 
 @lru_cache(maxsize=None)
-def backward(dtype, reverse, vector_a, width, steps, across, warps, look_back, grad_a_dtype):
+def backward(dtype, reverse, same, vector_a, width, steps, across, warps, look_back, grad_a_dtype):
     """The kernel for the gradient on columns: g_t = grad_t + a_{t+1} g_{t+1} from the last step to the first (`reverse`), or mirrored.
 
     Launch, ownership, shared memory and barriers are those of `forward`. In the order in which the scan runs, the decay of a step
     is `a` of the step before, and grad_a is g times h of the step after; after the last step of all comes h0.
     """
     acc = accumulator(dtype)
-    load, load_vector, store_vector = memory(dtype, width).load, memory(dtype, width).load_vector, memory(dtype, width).store_vector
-    store, store_a, store_vector_a = memory(dtype, width).store, memory(grad_a_dtype, width).store, memory(grad_a_dtype, width).store_vector
+    touch, touch_a = memory(dtype, width), memory(grad_a_dtype, width)
+    load_vector, store, store_vector = touch.load_vector, touch.store, touch.store_vector
+    store_a, store_vector_a = touch_a.store, touch_a.store_vector
     vector_grad_a = dtype == grad_a_dtype               # else a vector would be wider than 16 bytes
+    read_a = access(dtype, width, vector_a)
     ticket = words(dtype if dtype == "float64" else "float32").ticket
     states = tile_scanner(dtype, width, steps, across, warps, look_back)
     size, ranks, columns = width * steps, LANES // across, across * width
+    ahead = -1 if reverse else 1                        # from one step of the scan to the next, in memory
 
-    @cuda.jit
-    def scan_columns_backward(grad, a, h, h0, has_h0, grad_a, grad_b, grad_h0, groups, per_outer, length, inner, tiles, split, a_outer,
-                              a_inner, a_time, a_split, a_column_outer, a_column_inner, state):
+    @kernel_jit(max_registers=REGISTERS[dtype == "float64"])
+    def scan_columns_backward(grad, a, h, h0, grad_a, grad_b, grad_h0, groups, length, inner, tiles, layout, state):
         xa = cuda.local.array(size, acc)
         xb = cuda.local.array(size, acc)
         xh = cuda.local.array(size, acc)
         entry = cuda.local.array(width, acc)
         carry = cuda.local.array(width, acc)
+        a_columns = cuda.local.array(width, np.int64)
         drawn = cuda.shared.array(1, np.int64)
         group, tile, last_tile = cuda.blockIdx.x, 0, tiles
         if look_back:
             if cuda.threadIdx.x == 0:
                 drawn[0] = ticket(state, 3 * groups * tiles * columns)
             cuda.syncthreads()                          # the ticket is there
-            group, tile = drawn[0] % groups, drawn[0] // groups
+            tile = drawn[0] // groups
+            group = drawn[0] - tile * groups
             last_tile = tile + 1
 
-        outer, column = group // per_outer, group % per_outer * columns + cuda.threadIdx.x % across * width
+        per_outer = (inner + columns - 1) // columns
+        outer = group // per_outer
+        column = (group - outer * per_outer) * columns + cuda.threadIdx.x % across * width
         here = column < inner
         origin = outer * length * inner + column
-        a_origin = outer // split * a_outer + outer % split * a_inner
-        ahead = 1
-        if reverse:
-            ahead = -1
+        a_origin, a_time = origin, inner
+        for v in range(width):
+            a_columns[v] = v
+        if not same:
+            split, a_outer, a_inner, a_time, a_split, a_column_outer, a_column_inner = layout
+            a_origin = outer // split * a_outer + outer % split * a_inner
+            for v in range(width):
+                a_columns[v] = (column + v) // a_split * a_column_outer + (column + v) % a_split * a_column_inner
         for v in range(width):
             carry[v] = acc(0)
 
         while tile < last_tile:
             start = ((tile * warps + cuda.threadIdx.x // LANES) * ranks + cuda.threadIdx.x % LANES // across) * steps
             for k in range(steps):
-                t = start + k
-                inside = here and t < length
-                before = inside and t > 0
-                after = inside and t + 1 < length
-                if reverse:
-                    t = length - 1 - t
+                s = start + k
+                t = length - 1 - s if reverse else s
                 for v in range(width):
                     xa[k * width + v], xb[k * width + v], xh[k * width + v] = acc(1), acc(0), acc(0)
-                if inside:
+                if here and s < length:
                     load_vector(grad, origin + t * inner, xb, k * width)
-                if after:
-                    load_vector(h, origin + (t + ahead) * inner, xh, k * width)
-                elif inside and has_h0:
-                    load_vector(h0, outer * inner + column, xh, k * width)
-                if before:
-                    a_step = a_origin + (t - ahead) * a_time
-                    if vector_a:
-                        load_vector(a, a_step + column // a_split * a_column_outer + column % a_split, xa, k * width)
-                    else:
-                        for v in range(width):
-                            c = column + v
-                            xa[k * width + v] = load(a, a_step + c // a_split * a_column_outer + c % a_split * a_column_inner)
+                    if s > 0:
+                        read_a(a, a_origin + (t - ahead) * a_time, a_columns, xa, k * width)
+                    if s + 1 < length:
+                        load_vector(h, origin + (t + ahead) * inner, xh, k * width)
+                    elif h0 != 0:
+                        load_vector(h0, outer * inner + column, xh, k * width)
 
             states(xa, xb, entry, carry, group, groups, tile, tiles, state)
 
@@ -317,25 +337,20 @@ def backward(dtype, reverse, vector_a, width, steps, across, warps, look_back, g
                     x = xa[k * width + v] * x + xb[k * width + v]
                     xb[k * width + v] = x
                     xh[k * width + v] *= x
-                    if has_h0 and here and start + k == length - 1:
-                        c = column + v
-                        a_step = a_origin + (start + k) * a_time
-                        if reverse:
-                            a_step = a_origin
-                        decay = load(a, a_step + c // a_split * a_column_outer + c % a_split * a_column_inner)
-                        store(grad_h0, outer * inner + c, decay * x)
             for k in range(steps):
-                t = start + k
-                inside = here and t < length
-                if reverse:
-                    t = length - 1 - t
-                if inside:
+                s = start + k
+                t = length - 1 - s if reverse else s
+                if here and s < length:
                     store_vector(grad_b, origin + t * inner, xb, k * width)
                     if vector_grad_a:
                         store_vector_a(grad_a, origin + t * inner, xh, k * width)
                     else:
                         for v in range(width):
                             store_a(grad_a, origin + t * inner + v, xh[k * width + v])
+                    if h0 != 0 and s == length - 1:
+                        read_a(a, a_origin + t * a_time, a_columns, xa, k * width)
+                        for v in range(width):
+                            store(grad_h0, outer * inner + column + v, xa[k * width + v] * xb[k * width + v])
             tile += 1
 
     return scan_columns_backward

@@ -5,27 +5,22 @@ from math import prod
 
 import numpy as np
 
-from .._cuda import contiguous, cuda, full, launch, new, view
+from .._cuda import contiguous, cuda, full, launch, new, permuted, view
 from .._device import accumulator, memory
 
 FAN_IN = 64                                             # numbers that one thread of a sum adds
 
 
-def dense(x, order, stream):
-    """`x` with no gaps when its axes are taken in `order`, its view in that order; a copy if it has to be. order: None for x's own."""
-    v = view(x)
-    own = tuple(range(len(v.shape)))
-    for axes in (order,) if order else (own, tuple(sorted(own, key=lambda i: -v.strides[i]))):
-        shape, strides = [v.shape[i] for i in axes], [v.strides[i] for i in axes]
-        if all(n == 1 or s == t for n, s, t in zip(shape, strides, contiguous(shape))):
-            return v._replace(shape=tuple(shape), strides=contiguous(shape)), axes, x
-    axes = order or own
-    shape = tuple(v.shape[i] for i in axes)
-    x = gathered(x, v.address, shape, [v.strides[i] for i in axes], stream)
-    return view(x), axes, x
+def is_dense(shape, strides):
+    """Is it C-contiguous?"""
+    return all(n == 1 or s == t for n, s, t in zip(shape, strides, contiguous(shape)))
 
 
-def gathered(like, address, shape, strides, stream):
+def inverse(order):
+    return tuple(sorted(range(len(order)), key=lambda i: order[i]))
+
+
+def copied(like, address, shape, strides, stream):
     """A new C-contiguous array of the elements at `strides` from an address."""
     out = new(like, shape)
     n, v = prod(shape), view(out)
@@ -37,7 +32,7 @@ def gathered(like, address, shape, strides, stream):
 
 def filled(like, shape, value, stream):
     """A new array of one value."""
-    return gathered(like, view(full(like, value)).address, shape, [0] * len(shape), stream)
+    return copied(like, view(full(like, value)).address, shape, [0] * len(shape), stream)
 
 
 @lru_cache(maxsize=None)
@@ -58,10 +53,9 @@ def _gather(dtype):
     return gather
 
 
-def broadcast(v, shape):
-    """The strides of a view as if it had `shape`."""
-    missing = len(shape) - len(v.shape)
-    return [0] * missing + [0 if n == 1 else s for n, s in zip(v.shape, v.strides)]
+def broadcast(shape, strides, to):
+    """The strides of an array as if it had the shape `to`."""
+    return [0] * (len(to) - len(shape)) + [0 if n == 1 else s for n, s in zip(shape, strides)]
 
 
 def collapsed(shape, strides):
@@ -76,12 +70,13 @@ def collapsed(shape, strides):
     return groups
 
 
-def summed(x, like, v, order, shape, stream):
-    """The sum of `x`, dense in `order`, over the axes along which an array of `shape` was broadcast to it."""
-    missing = len(order) - len(shape)
-    sizes = [1 if i < missing else shape[i - missing] for i in order]       # of the result
+def summed(x, like, order, shape, stream):
+    """The sum of `x` over the axes along which an array of `shape` was broadcast to its own; x has no gaps in `order`."""
+    v, missing = view(x), len(order) - len(shape)
+    sizes = [1 if i < missing else shape[i - missing] for i in order]       # of the result, in the order of memory
+    lengths = v.shape if is_dense(v.shape, v.strides) else [v.shape[i] for i in order]
     groups = []                                         # [size, is it summed] in the order of memory
-    for n, m in zip(v.shape, sizes):
+    for n, m in zip(lengths, sizes):
         if groups and groups[-1][1] == (m != n):
             groups[-1][0] *= n
         else:
@@ -100,7 +95,7 @@ def summed(x, like, v, order, shape, stream):
         launch(_sum(dtype, t.dtype), -(-threads // 256), min(threads, 256), stream, source, t.address, outer, n, parts, inner)
         source, dtype = t.address, t.dtype
         hold.append(target)
-    return out
+    return permuted(out, inverse([i - missing for i in order if i >= missing]))
 
 
 @lru_cache(maxsize=None)

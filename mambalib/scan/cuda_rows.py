@@ -23,8 +23,10 @@ from functools import lru_cache
 
 import numpy as np
 
-from .._cuda import cuda
-from .._device import LANES, accumulator, any_lane, any_thread, memory, shuffle, shuffle_up, words
+from .._cuda import cuda, kernel_jit
+from .._device import LANES, accumulator, any_lane, any_thread, memory, shuffle, shuffle_down, shuffle_up, words
+
+REGISTERS = {(True, False): None, (False, False): None, (True, True): None, (False, True): None}
 
 
 @lru_cache(maxsize=None)
@@ -84,13 +86,12 @@ def tile_scanner(dtype, width, vectors, lanes, warps, look_back):
         waiting = t >= 0
         while waiting:
             known, last = peek(state, 2 * tile_words + row * tiles + t)
+            known_A, tile_A = peek(state, row * tiles + t)
+            known_B, tile_B = peek(state, tile_words + row * tiles + t)
             if known:
                 A, B, waiting = acc(0), last, False
-            elif cuda.threadIdx.x > 0:                  # the farthest has to be known, so that the window reaches a known state
-                known_A, tile_A = peek(state, row * tiles + t)
-                known_B, tile_B = peek(state, tile_words + row * tiles + t)
-                if known_A and known_B:
-                    A, B, waiting = tile_A, tile_B, False
+            elif known_A and known_B and cuda.threadIdx.x > 0:      # the farthest has to be known: so the window reaches a state
+                A, B, waiting = tile_A, tile_B, False
         A, B = scan_lanes(A, B, lane)
         if lane == lanes - 1:
             warp_A[warp], warp_B[warp] = A, B
@@ -106,11 +107,14 @@ def tile_scanner(dtype, width, vectors, lanes, warps, look_back):
         return B
 
     @cuda.jit(device=True)
-    def states(xa, xb, entry, carry, row, tile, tiles, rows, state):
+    def states(xa, xb, entry, carry, row, tile, tiles, rows, state, early, given):
         warp_A = cuda.shared.array((2, warps), acc)     # by turns: a block's next tile writes one while this one is read
         warp_B = cuda.shared.array((2, warps), acc)
+        handed_early = cuda.shared.array(1, np.int32)
+        handed_given = cuda.shared.array(1, acc)
         lane = cuda.threadIdx.x % lanes
         warp = cuda.threadIdx.x // LANES if warps > 1 else 0
+        first = cuda.threadIdx.x == 0
         leader = cuda.threadIdx.x % LANES // lanes * lanes
         turn = tile % 2
         before_A = cuda.local.array(vectors, acc)       # what this warp does before each of this thread's vectors
@@ -138,7 +142,9 @@ def tile_scanner(dtype, width, vectors, lanes, warps, look_back):
         if warps > 1:
             if lane == lanes - 1:
                 warp_A[turn, warp], warp_B[turn, warp] = tile_A, tile_B
-            strange = any_thread(odd != acc(0))    # every warp's pair is there
+            if look_back and first:
+                handed_early[0], handed_given[0] = 1 if early else 0, given
+            strange = any_thread(odd != acc(0))         # every warp's pair is there
             tile_A, tile_B = acc(1), acc(0)
             odd = acc(0)
             for w in range(warps):
@@ -151,10 +157,11 @@ def tile_scanner(dtype, width, vectors, lanes, warps, look_back):
         else:
             strange = any_lane(odd != acc(0) or carry * acc(0) != acc(0))
 
-        first = cuda.threadIdx.x == 0
         tile_words = rows * tiles
-        if look_back:
-            if tile > 0:
+        if look_back and tile > 0:
+            if handed_early[0] > 0:
+                carry = handed_given[0]
+            else:
                 if first and not strange:
                     publish(state, row * tiles + tile, tile_A)
                     publish(state, tile_words + row * tiles + tile, tile_B)
@@ -176,131 +183,141 @@ def tile_scanner(dtype, width, vectors, lanes, warps, look_back):
 
 
 @lru_cache(maxsize=None)
-def forward(dtype, reverse, vector_a, vector_b, width, vectors, lanes, warps, look_back):
+def access(dtype, width, vectorised, reverse):
+    """The device functions `read` and `write`: a vector in the order of the scan, element m of a row at base + (m - start) * step."""
+    touch = memory(dtype, width)
+    load, load_vector, store, store_vector = touch.load, touch.load_vector, touch.store, touch.store_vector
+
+    @cuda.jit(device=True)
+    def flip(x, at):
+        for v in range(width // 2):
+            x[at + v], x[at + width - 1 - v] = x[at + width - 1 - v], x[at + v]
+
+    @cuda.jit(device=True)
+    def read(address, base, step, low, start, end, x, at, outside):
+        if vectorised and low >= start and low + width <= end:
+            load_vector(address, base + (low - start), x, at)
+        else:
+            for v in range(width):
+                x[at + v] = outside
+                if low + v >= start and low + v < end:
+                    x[at + v] = load(address, base + (low + v - start) * step)
+        if reverse:
+            flip(x, at)
+
+    @cuda.jit(device=True)
+    def write(address, low, start, end, x, at):
+        """x is changed: it is left in the order of memory."""
+        if reverse:
+            flip(x, at)
+        if vectorised and low >= start and low + width <= end:
+            store_vector(address, low, x, at)
+        else:
+            for v in range(width):
+                if low + v >= start and low + v < end:
+                    store(address, low + v, x[at + v])
+
+    return read, write
+
+
+@lru_cache(maxsize=None)
+def forward(dtype, reverse, same, vector_a, vector_b, width, vectors, lanes, warps, look_back):
     """The kernel for h_t = a_t h_{t-1} + b_t on the rows of a C-contiguous b and h.
 
     Launch: with look_back one block a tile, else one block for `threads / (lanes * warps)` rows, which it goes through tile by tile.
     Threads: lanes * warps, or any multiple of lanes where warps is 1.
     A block owns a tile of vectors * lanes * warps * width elements of a row; a thread owns `vectors` vectors of `width` of them.
-    Shared memory: a pair for every warp, and the ticket. Barriers: in `states`; and one so that all threads see the ticket.
-    vector_a, vector_b: read (and write) 16 bytes at once; else element by element, a at any stride.
+    Shared memory: a pair for every warp, the ticket, and what thread 0 read. Barriers: in `states`; and one so that all threads see the
+    ticket. vector_a, vector_b: read (and write) 16 bytes at once; else element by element, a at any stride. same: a lies as b does,
+    and `layout` is empty; else it is (split, outer, inner, time): row r of a starts at r // split * outer + r % split * inner.
     """
     acc = accumulator(dtype)
-    load, store = memory(dtype, width).load, memory(dtype, width).store
-    load_vector, store_vector = memory(dtype, width).load_vector, memory(dtype, width).store_vector
-    ticket = words(dtype if dtype == "float64" else "float32").ticket
+    read, write = access(dtype, width, vector_b, reverse)
+    read_a, _ = access(dtype, width, vector_a, reverse)
+    load = memory(dtype, width).load
+    word = words(dtype if dtype == "float64" else "float32")
+    ticket, peek = word.ticket, word.peek
     states = tile_scanner(dtype, width, vectors, lanes, warps, look_back)
     size, per_row = width * vectors, lanes * warps
 
-    @cuda.jit
-    def scan_rows(a, b, h, h0, has_h0, rows, length, tiles, split, a_outer, a_inner, a_time, state):
+    @kernel_jit(max_registers=REGISTERS[warps > 1, dtype == "float64"])
+    def scan_rows(a, b, h, h0, rows, length, tiles, layout, state):
         xa = cuda.local.array(size, acc)
         xb = cuda.local.array(size, acc)
         entry = cuda.local.array(vectors, acc)
         drawn = cuda.shared.array(1, np.int64)
         rank = cuda.threadIdx.x % per_row
         lane, warp = rank % LANES, rank // LANES
-        if warps == 1:
-            lane, warp = rank, 0
         row, tile, last_tile = cuda.blockIdx.x * (cuda.blockDim.x // per_row) + cuda.threadIdx.x // per_row, 0, tiles
+        early, given = False, acc(0)
         if look_back:
             if cuda.threadIdx.x == 0:
                 drawn[0] = ticket(state, 3 * rows * tiles)
             cuda.syncthreads()                          # the ticket is there
-            row, tile = drawn[0] % rows, drawn[0] // rows
+            tile = drawn[0] // rows
+            row = drawn[0] - tile * rows
             last_tile = tile + 1
+            if tile > 0 and cuda.threadIdx.x == 0:      # with many rows, the tile before is done by now
+                early, given = peek(state, 2 * rows * tiles + row * tiles + tile - 1)
 
         start, end = row * length, row * length + length
         if row >= rows:
             end = start
-        a_row = row // split * a_outer + row % split * a_inner
+        a_row, a_time = start, 1
+        if not same:
+            split, a_outer, a_inner, a_time = layout
+            a_row = row // split * a_outer + row % split * a_inner
         origin = start                                  # of vector 0; where vectors are aligned, before the row
         if vector_b:
             origin = start - start % width
-        count = (end - origin + width - 1) // width
+        if reverse:
+            origin += (end - origin - 1) // width * width
         carry = acc(0)
-        if has_h0 and row < rows and tile == 0:
+        if h0 != 0 and row < rows and tile == 0:
             carry = load(h0, row)
 
         while tile < last_tile:
-            first = tile * vectors * per_row + warp * vectors * lanes + lane
+            first = (tile * warps + warp) * vectors * lanes + lane
             for j in range(vectors):
-                i = first + j * lanes
-                p = origin + i * width
-                if reverse:
-                    p = origin + (count - 1 - i) * width
-                whole = i < count and p >= start and p + width <= end
-                if vector_a and whole:
-                    load_vector(a, a_row + p - start, xa, j * width)
-                if vector_b and whole:
-                    load_vector(b, p, xb, j * width)
-                if not (vector_a and vector_b and whole):
-                    for v in range(width):
-                        inside = i < count and p + v >= start and p + v < end
-                        if not (vector_a and whole):
-                            xa[j * width + v] = acc(1)
-                            if inside:
-                                xa[j * width + v] = load(a, a_row + (p + v - start) * a_time)
-                        if not (vector_b and whole):
-                            xb[j * width + v] = acc(0)
-                            if inside:
-                                xb[j * width + v] = load(b, p + v)
-                if reverse:
-                    flip(xa, j * width, width)
-                    flip(xb, j * width, width)
+                low = origin + (-width if reverse else width) * (first + j * lanes)
+                read_a(a, a_row, a_time, low, start, end, xa, j * width, acc(1))
+                read(b, start, 1, low, start, end, xb, j * width, acc(0))
 
-            carry = states(xa, xb, entry, carry, row, tile, tiles, rows, state)
+            carry = states(xa, xb, entry, carry, row, tile, tiles, rows, state, early, given)
 
             for j in range(vectors):
+                low = origin + (-width if reverse else width) * (first + j * lanes)
                 x = entry[j]
                 for v in range(width):
                     x = xa[j * width + v] * x + xb[j * width + v]
                     xb[j * width + v] = x
-                if reverse:
-                    flip(xb, j * width, width)
-                i = first + j * lanes
-                p = origin + i * width
-                if reverse:
-                    p = origin + (count - 1 - i) * width
-                if vector_b and i < count and p >= start and p + width <= end:
-                    store_vector(h, p, xb, j * width)
-                else:
-                    for v in range(width):
-                        if i < count and p + v >= start and p + v < end:
-                            store(h, p + v, xb[j * width + v])
+                write(h, low, start, end, xb, j * width)
             tile += 1
 
     return scan_rows
 
 
-@cuda.jit(device=True)
-def flip(x, start, n):
-    """Reverse n elements."""
-    for v in range(n // 2):
-        x[start + v], x[start + n - 1 - v] = x[start + n - 1 - v], x[start + v]
-
-
 @lru_cache(maxsize=None)
-def backward(dtype, reverse, vector_a, vector_b, width, vectors, lanes, warps, look_back, grad_a_dtype):
+def backward(dtype, reverse, same, vector_a, vector_b, width, vectors, lanes, warps, look_back, grad_a_dtype):
     """The kernel for the gradient on rows: g_t = grad_t + a_{t+1} g_{t+1} from the last step to the first (`reverse`), or mirrored.
 
     Launch, ownership, shared memory and barriers are those of `forward`. In the order in which the scan runs, the decay of a step
-    is `a` of the step before, and grad_a is g times h of the step after: both are read by vectors and shifted by one, the
-    element that the shift brings in is read alone. After the last step of all comes h0.
+    is `a` of the step before, and grad_a is g times h of the step after: both are read in place and moved on by one step, over
+    the lanes by a shuffle; what the first and the last lane miss is read alone. After the last step of all comes h0.
     """
     acc = accumulator(dtype)
-    load, store, store_a = memory(dtype, width).load, memory(dtype, width).store, memory(grad_a_dtype, width).store
-    load_vector, store_vector = memory(dtype, width).load_vector, memory(dtype, width).store_vector
-    store_vector_a = memory(grad_a_dtype, width).store_vector
-    vector_grad_a = vector_b and dtype == grad_a_dtype  # else a vector would be wider than 16 bytes
-    ticket = words(dtype if dtype == "float64" else "float32").ticket
+    read, write = access(dtype, width, vector_b, reverse)
+    read_a, _ = access(dtype, width, vector_a, reverse)
+    _, write_a = access(grad_a_dtype, width, vector_b and dtype == grad_a_dtype, reverse)   # never wider than 16 bytes
+    load, store = memory(dtype, width).load, memory(dtype, width).store
+    word = words(dtype if dtype == "float64" else "float32")
+    ticket, peek = word.ticket, word.peek
     states = tile_scanner(dtype, width, vectors, lanes, warps, look_back)
     size, per_row = width * vectors, lanes * warps
     ahead = -1 if reverse else 1                        # from one step of the scan to the next, in memory
 
-    @cuda.jit
-    def scan_rows_backward(grad, a, h, h0, has_h0, grad_a, grad_b, grad_h0, rows, length, tiles, split, a_outer, a_inner, a_time,
-                           state):
+    @kernel_jit(max_registers=REGISTERS[warps > 1, dtype == "float64"])
+    def scan_rows_backward(grad, a, h, h0, grad_a, grad_b, grad_h0, rows, length, tiles, layout, state):
         xa = cuda.local.array(size, acc)
         xb = cuda.local.array(size, acc)
         xh = cuda.local.array(size, acc)
@@ -308,100 +325,76 @@ def backward(dtype, reverse, vector_a, vector_b, width, vectors, lanes, warps, l
         drawn = cuda.shared.array(1, np.int64)
         rank = cuda.threadIdx.x % per_row
         lane, warp = rank % LANES, rank // LANES
-        if warps == 1:
-            lane, warp = rank, 0
         row, tile, last_tile = cuda.blockIdx.x * (cuda.blockDim.x // per_row) + cuda.threadIdx.x // per_row, 0, tiles
+        early, given = False, acc(0)
         if look_back:
             if cuda.threadIdx.x == 0:
                 drawn[0] = ticket(state, 3 * rows * tiles)
             cuda.syncthreads()                          # the ticket is there
-            row, tile = drawn[0] % rows, drawn[0] // rows
+            tile = drawn[0] // rows
+            row = drawn[0] - tile * rows
             last_tile = tile + 1
+            if tile > 0 and cuda.threadIdx.x == 0:      # with many rows, the tile before is done by now
+                early, given = peek(state, 2 * rows * tiles + row * tiles + tile - 1)
 
         start, end = row * length, row * length + length
         if row >= rows:
             end = start
-        a_row = row // split * a_outer + row % split * a_inner
+        a_row, a_time = start, 1
+        if not same:
+            split, a_outer, a_inner, a_time = layout
+            a_row = row // split * a_outer + row % split * a_inner
         origin = start
         if vector_b:
             origin = start - start % width
-        count = (end - origin + width - 1) // width
+        if reverse:
+            origin += (end - origin - 1) // width * width
         h_first = acc(0)
-        if has_h0 and row < rows:
+        if h0 != 0 and row < rows:
             h_first = load(h0, row)
+        final = start if reverse else end - 1           # the step after which comes h0
         carry = acc(0)
 
         while tile < last_tile:
-            first = tile * vectors * per_row + warp * vectors * lanes + lane
+            first = (tile * warps + warp) * vectors * lanes + lane
             for j in range(vectors):
-                i = first + j * lanes
-                p = origin + i * width                  # of the vector's first step; its last is at p + (width - 1) * ahead
-                low = p
-                if reverse:
-                    p = origin + (count - i) * width - 1
-                    low = p - width + 1
-                whole = i < count and low >= start and low + width <= end
-                if vector_b and whole:
-                    load_vector(grad, low, xb, j * width)
-                    load_vector(h, low, xh, j * width)
-                    if reverse:
-                        flip(xb, j * width, width)
-                        flip(xh, j * width, width)
-                    for v in range(width - 1):
-                        xh[j * width + v] = xh[j * width + v + 1]
-                if vector_a and whole:
-                    load_vector(a, a_row + low - start, xa, j * width)
-                    if reverse:
-                        flip(xa, j * width, width)
-                    for v in range(width - 1, 0, -1):
-                        xa[j * width + v] = xa[j * width + v - 1]
-                for v in range(width):
-                    m = p + v * ahead
-                    inside = i < count and m >= start and m < end
-                    if not (vector_b and whole):
-                        xb[j * width + v] = acc(0)
-                        if inside:
-                            xb[j * width + v] = load(grad, m)
-                    if not (vector_b and whole) or v == width - 1:
-                        xh[j * width + v] = h_first
-                        if inside and m + ahead >= start and m + ahead < end:
-                            xh[j * width + v] = load(h, m + ahead)
-                    if not (vector_a and whole) or v == 0:
-                        xa[j * width + v] = acc(1)
-                        if inside and m - ahead >= start and m - ahead < end:
-                            xa[j * width + v] = load(a, a_row + (m - ahead - start) * a_time)
+                low = origin + (-width if reverse else width) * (first + j * lanes)
+                read(grad, start, 1, low, start, end, xb, j * width, acc(0))
+                read_a(a, a_row, a_time, low, start, end, xa, j * width, acc(1))
+                read(h, start, 1, low, start, end, xh, j * width, h_first)
+            for j in range(vectors):
+                low = origin + (-width if reverse else width) * (first + j * lanes)
+                a_before, h_after = shuffle_up(xa[j * width + width - 1], 1), shuffle_down(xh[j * width], 1)
+                if lane == 0:
+                    a_before = acc(1)
+                    m = low + width if reverse else low - 1
+                    if m >= start and m < end:
+                        a_before = load(a, a_row + (m - start) * a_time)
+                if lane == lanes - 1:
+                    h_after = h_first
+                    m = low - 1 if reverse else low + width
+                    if m >= start and m < end:
+                        h_after = load(h, m)
+                for v in range(width - 1, 0, -1):
+                    xa[j * width + v] = xa[j * width + v - 1]
+                xa[j * width] = a_before
+                for v in range(width - 1):
+                    xh[j * width + v] = xh[j * width + v + 1]
+                xh[j * width + width - 1] = h_after
 
-            carry = states(xa, xb, entry, carry, row, tile, tiles, rows, state)
+            carry = states(xa, xb, entry, carry, row, tile, tiles, rows, state, early, given)
 
             for j in range(vectors):
-                i = first + j * lanes
-                p = origin + i * width
-                low = p
-                if reverse:
-                    p = origin + (count - i) * width - 1
-                    low = p - width + 1
+                low = origin + (-width if reverse else width) * (first + j * lanes)
                 x = entry[j]
                 for v in range(width):
                     x = xa[j * width + v] * x + xb[j * width + v]
                     xb[j * width + v] = x
                     xh[j * width + v] *= x
-                    m = p + v * ahead
-                    if has_h0 and i < count and m >= start and m < end and (m + ahead < start or m + ahead >= end):
-                        store(grad_h0, row, load(a, a_row + (m - start) * a_time) * x)
-                if reverse:
-                    flip(xb, j * width, width)
-                    flip(xh, j * width, width)
-                whole = i < count and low >= start and low + width <= end
-                if vector_b and whole:
-                    store_vector(grad_b, low, xb, j * width)
-                if vector_grad_a and whole:
-                    store_vector_a(grad_a, low, xh, j * width)
-                if not (vector_grad_a and whole):
-                    for v in range(width):
-                        if i < count and low + v >= start and low + v < end:
-                            if not (vector_b and whole):
-                                store(grad_b, low + v, xb[j * width + v])
-                            store_a(grad_a, low + v, xh[j * width + v])
+                    if h0 != 0 and start < end and (low + width - 1 - v if reverse else low + v) == final:
+                        store(grad_h0, row, load(a, a_row + (final - start) * a_time) * x)
+                write(grad_b, low, start, end, xb, j * width)
+                write_a(grad_a, low, start, end, xh, j * width)
             tile += 1
 
     return scan_rows_backward
