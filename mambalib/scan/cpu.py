@@ -163,7 +163,7 @@ def _choose(memories, at, state, size, mode):
         _kernels.columns(*memories, at, state, size, mode, sums)
         return
     W = _kernels.WIDTHS.get(numba.from_dtype(out.dtype), 1)
-    tiled = W > 1 and abs(time[0]) == 1 and bool((time == time[0]).all())
+    tiled = W > 1 and abs(time[0]) == 1 and at[0, 4] in (0, time[0]) and bool((time == time[0]).all())
     line = out.__array_interface__["data"][0] // out.itemsize % W
     if tiled and size[0] == 1 and state.size < FEW and size[3] >= LONG:
         _chunks(memories, at, state, size, mode, sums, line)
