@@ -24,19 +24,22 @@ BLOCKS = 256                                         # pieces that the work is c
 
 
 @njit(parallel=True, cache=True)
-def columns(a, b, out, factor, to, at, state, size, mode, sums):
-    """A strip of sequences at a time. b, out, factor and to have stride 1 along the last axis of sequences, a has 1 or 0."""
-    W, n, pieces = width(out), size[2], size[0] * size[1]
-    wide = VECTORS * W if pieces * n >= 16 * VECTORS * W else W          # not so wide that threads have nothing to do
-    wide = 16 if W == 1 else wide
-    strips = (n + wide - 1) // wide
-    total = pieces * strips
+def columns(a, b, out, factor, to, at, state, size, mode, sums, wide, total):
+    """`total` strips of sequences. b, out, factor and to have stride 1 along the last axis of sequences, a has 1 or 0."""
     blocks = min(total, BLOCKS)
     for block in prange(blocks):
-        x, acc = np.empty(wide, out.dtype), np.empty(wide, sums.dtype)
-        for strip in range(block * total // blocks, (block + 1) * total // blocks):
-            first = strip % strips * wide
-            _strip(a, b, out, factor, to, at, state, size, mode, x, acc, strip // strips * n + first, min(wide, n - first))
+        first, last = block * total // blocks, (block + 1) * total // blocks
+        some_columns(a, b, out, factor, to, at, state, size, mode, sums, wide, first, last)
+
+
+@njit(cache=True)
+def some_columns(a, b, out, factor, to, at, state, size, mode, sums, wide, first, last):
+    n = size[2]
+    strips = (n + wide - 1) // wide
+    x, acc = np.empty(wide, out.dtype), np.empty(wide, sums.dtype)
+    for strip in range(first, last):
+        begin = strip % strips * wide
+        _strip(a, b, out, factor, to, at, state, size, mode, x, acc, strip // strips * n + begin, min(wide, n - begin))
 
 
 @njit(cache=True)
@@ -83,21 +86,19 @@ def _strip(a, b, out, factor, to, at, state, size, mode, x, acc, k, w):
 
 
 @njit(parallel=True, cache=True)
-def rows(a, b, out, factor, to, at, state, size, mode, sums, tiled, line):
-    """W sequences at a time, in tiles of W steps where `tiled`: all arrays have stride 1, or all -1, in time, and a may have 0.
+def rows(a, b, out, factor, to, at, state, size, mode, sums, tiled, line, total):
+    """`total` groups of W sequences, in tiles of W steps where `tiled`: all arrays have stride 1, or all -1, in time; a may have 0.
 
     `line` is the position of `out` in its cache line, in numbers. Any other strides go one number after the other.
     """
-    W = width(out)
-    total = (state.size + W - 1) // W
     blocks = min(total, BLOCKS)
     for block in prange(blocks):
         first, last = block * total // blocks, (block + 1) * total // blocks
-        _groups(a, b, out, factor, to, at, state, size, mode, sums, tiled, line, first, last)
+        some_rows(a, b, out, factor, to, at, state, size, mode, sums, tiled, line, first, last)
 
 
 @njit(cache=True)
-def _groups(a, b, out, factor, to, at, state, size, mode, sums, tiled, line, first, last):
+def some_rows(a, b, out, factor, to, at, state, size, mode, sums, tiled, line, first, last):
     W, L, N = width(out), size[3], state.size
     sa, up = at[0, TIME], at[2, TIME] > 0
     ahead = AHEAD * W * at[2, TIME] if L > 2 * AHEAD * W else W * at[2, 3]               # or the next W rows

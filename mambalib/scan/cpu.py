@@ -26,6 +26,7 @@ from ._kernels import PRODUCT, SCAN, SUM
 from .reference import unbroadcast
 
 CHUNK, WINDOW = 1024, 2**20                          # steps in a chunk, numbers in a window
+SMALL = 2**15                                        # fewer numbers than this are not worth waking the other cores
 FEW, LONG = 64, 2**14                                # fewer sequences than this, of at least this length, are cut in chunks
 
 _launch = threading.Lock()                           # numba's simplest threading layer ends the process on two at once
@@ -48,7 +49,8 @@ def linear_scan_backward(grad, a, h, axis, h0, reverse):
         grad = grad.conj()
     g = _empty_like(h)
     grad_a = _empty_like(h[..., :1] if constant else h)
-    grad_a[...] = 0
+    if constant:
+        grad_a[...] = 0                              # to be added to
     before = np.broadcast_to(np.asarray(0 if h0 is None else h0, h.dtype), h.shape[:-1])
     grad_h0 = np.zeros(h.shape[:-1], h.dtype)
     if L:
@@ -56,9 +58,9 @@ def linear_scan_backward(grad, a, h, axis, h0, reverse):
         later = slice(None) if constant else slice(1, None)
         _scan(
             a[..., later][..., ::-1], grad[..., :-1][..., ::-1], g[..., :-1][..., ::-1], g[..., -1],
-            h[..., :-1][..., ::-1], grad_a[..., later][..., ::-1],
+            SUM if constant else PRODUCT, h[..., :-1][..., ::-1], grad_a[..., later][..., ::-1],
         )
-        grad_a[..., 0] += before * g[..., 0]
+        grad_a[..., 0] = before * g[..., 0] + (grad_a[..., 0] if constant else 0)
         grad_h0 = a[..., 0] * g[..., 0]
     if np.iscomplexobj(h):
         grad_a, g, grad_h0 = grad_a.conj(), g.conj(), grad_h0.conj()
@@ -118,13 +120,12 @@ def _sequences(arrays):
     return axes
 
 
-def _scan(a, b, out, state, factor=None, to=None):
-    """out_t = a_t out_{t-1} + b_t from `state`; to_t = factor_t out_{t-1}, or its sum where `to` has one step. Time is last."""
+def _scan(a, b, out, state, mode=SCAN, factor=None, to=None):
+    """out_t = a_t out_{t-1} + b_t from `state`, time last; by `mode` also to_t = factor_t out_{t-1}, or these added to `to`."""
     L = out.shape[-1]
     if out.size == 0:
         return
-    mode = SCAN if to is None else PRODUCT if to.shape[-1] == L and L > 1 else SUM
-    arrays = [a, b, out] if to is None else [a, b, out, factor, to]
+    arrays = [a, b, out] if mode == SCAN else [a, b, out, factor, to]
     order = sorted(range(out.ndim - 1), key=lambda i: -abs(out.strides[i]))
     flips = tuple(slice(None, None, -1 if out.strides[i] < 0 else 1) for i in order)
     state = np.broadcast_to(np.asarray(state, out.dtype), out.shape[:-1])
@@ -141,7 +142,7 @@ def _scan(a, b, out, state, factor=None, to=None):
         memory, start, strides = _flat(x)
         memories.append(memory)
         at.append([start, *(s[len(at)] // x.itemsize for _, s in axes), strides[-1] if x.shape[-1] > 1 else 0])
-    if to is None:                                   # not used, but a kernel has one list of arguments
+    if mode == SCAN:                                 # not used, but a kernel has one list of arguments
         memories, at = memories + memories[2:] * 2, at + at[2:] * 2
     with _launch:
         _choose(memories, np.array(at), state, np.array([*(n for n, _ in axes), L]), mode)
@@ -159,19 +160,28 @@ def _choose(memories, at, state, size, mode):
     out = memories[2]
     sums = np.empty(0, np.result_type(out, np.float64))
     inner, time = at[1:, 3], at[1:, 4] if mode == PRODUCT else at[1:-1, 4]
-    if size[2] > 1 and at[0, 3] in (0, 1) and (inner == 1).all():
-        _kernels.columns(*memories, at, state, size, mode, sums)
-        return
     W = _kernels.WIDTHS.get(numba.from_dtype(out.dtype), 1)
+    small = state.size * size[3] < SMALL
+    if size[2] > 1 and at[0, 3] in (0, 1) and (inner == 1).all():
+        wide = _kernels.VECTORS * W
+        if W == 1 or state.size < 16 * wide:         # narrow strips, so that every thread gets some
+            wide = max(W, 8)
+        total = int(size[0] * size[1] * -(-size[2] // wide))
+        arguments = *memories, at, state, size, mode, sums, wide
+        _kernels.some_columns(*arguments, 0, total) if small else _kernels.columns(*arguments, total)
+        return
     tiled = W > 1 and abs(time[0]) == 1 and at[0, 4] in (0, time[0]) and bool((time == time[0]).all())
     line = out.__array_interface__["data"][0] // out.itemsize % W
-    if tiled and size[0] == 1 and state.size < FEW and size[3] >= LONG:
-        _chunks(memories, at, state, size, mode, sums, line)
+    arguments = *memories, at, state, size, mode, sums, tiled, line
+    if small:
+        _kernels.some_rows(*arguments, 0, -(-state.size // W))
+    elif tiled and size[0] == 1 and state.size < FEW and size[3] >= LONG:
+        _chunks(memories, at, state, size, mode, sums, line, W)
     else:
-        _kernels.rows(*memories, at, state, size, mode, sums, tiled, line)
+        _kernels.rows(*arguments, -(-state.size // W))
 
 
-def _chunks(memories, at, state, size, mode, sums, line):
+def _chunks(memories, at, state, size, mode, sums, line, W):
     """Few long rows, window after window: chunks are a third axis of sequences."""
     _, n0, n1, L = size
     n, dtype = n0 * n1, state.dtype
@@ -187,10 +197,10 @@ def _chunks(memories, at, state, size, mode, sums, line):
         sum_to = memories[4]
         if mode == SUM:                              # two chunks of a row must not add to one number at once
             sum_to, here[4] = np.zeros(n * c, dtype), (0, n1 * c, c, 1, 0)
-        _kernels.rows(*memories[:4], sum_to, here, comes, shape, mode, sums, True, line)
+        _kernels.rows(*memories[:4], sum_to, here, comes, shape, mode, sums, True, line, -(-(n * c) // W))
         if mode == SUM:
             i0, i1 = np.indices((n0, n1))
             memories[4][at[4, 0] + i0 * at[4, 2] + i1 * at[4, 3]] += sum_to.reshape(n0, n1, c).sum(-1, dtype=sums.dtype)
     rest = at.copy()
     rest[:, 0] += L // CHUNK * CHUNK * at[:, 4]
-    _kernels.rows(*memories, rest, state, np.array([1, n0, n1, L % CHUNK]), mode, sums, True, line)
+    _kernels.rows(*memories, rest, state, np.array([1, n0, n1, L % CHUNK]), mode, sums, True, line, -(-n // W))

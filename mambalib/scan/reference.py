@@ -202,6 +202,8 @@ def linear_scan_backward(grad, a, h, axis, h0, reverse, method=sequential_backwa
 
 def unbroadcast(grad, shape):
     """`grad` summed over the axes along which an array of `shape` was broadcast."""
+    if grad.shape == shape:
+        return grad
     missing = grad.ndim - len(shape)
     stretched = tuple(missing + i for i, n in enumerate(shape) if n == 1)
     wide = np.result_type(grad, np.float64)          # a long sum of float32 is kept in float64 and rounded once
