@@ -89,16 +89,16 @@ def new(like, shape, dtype=None):
     return sys.modules["cupy"].empty(shape, dtype) if library == "cupy" else cuda.device_array(shape, dtype)
 
 
-def zeros(like, n, dtype):
-    """n zeros, made on the caller's stream."""
+def zeros(like, n):
+    """n zero words of 8 bytes, made on the caller's stream."""
     library = _library(like)
     if library == "torch":
-        return like.new_zeros(n, dtype=getattr(sys.modules["torch"], dtype))
+        return like.new_zeros(n, dtype=sys.modules["torch"].float64)
     if library == "cupy":
-        return sys.modules["cupy"].zeros(n, NUMPY[dtype])
+        return sys.modules["cupy"].zeros(n)
     if SIMULATED:
-        return cuda.to_device(np.zeros(n, NUMPY[dtype]))
-    out = cuda.device_array(n, NUMPY[dtype])
+        return cuda.to_device(np.zeros(n))
+    out = cuda.device_array(n)
     cuda.cudadrv.driver.device_memset(out, 0, out.nbytes, stream=stream(like))
     return out
 
@@ -179,8 +179,3 @@ def _configured(kernel, blocks, threads, stream):
     with warnings.catch_warnings():                     # numba warns of small grids; a small scan has one
         warnings.simplefilter("ignore")
         return kernel[blocks, threads, stream]
-
-
-def kernel_jit(**options):
-    """cuda.jit with options that the simulator does not know."""
-    return cuda.jit if SIMULATED else cuda.jit(**options)

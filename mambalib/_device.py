@@ -1,7 +1,7 @@
 """What a kernel does below the level of arrays: read and write memory by address, and pass values between the lanes of a warp.
 
     memory(dtype, width)     load, store: one element; load_vector, store_vector: `width` neighbours in one 16-byte access
-    words(dtype)             publish, peek, ticket: what blocks of one launch tell each other
+    board(dtype), ticket     what the blocks of one launch tell each other: pairs and states, who goes next
     shuffle, shuffle_up, shuffle_down      a register of another lane
     any_lane, any_thread     whether a condition holds in any lane of the warp; in any thread of the block (a barrier)
 
@@ -99,43 +99,88 @@ if not SIMULATED:
 
         return SimpleNamespace(load=load, store=store, load_vector=load_vector, store_vector=store_vector)
 
+    @intrinsic
+    def ticket(typingctx, address, i):
+        def codegen(context, builder, sig, args):
+            return builder.zext(builder.atomic_rmw("add", _place(builder, *args, I32, 8), I32(1), "monotonic"), I64)
+        return types.int64(types.int64, types.int64), codegen
+
+    def _put(builder, address, i, bits):
+        place = builder.add(address, builder.mul(i, I64(8)))
+        code = ir.FunctionType(ir.VoidType(), [I64, I64])
+        builder.asm(code, "st.relaxed.gpu.global.b64 [$0], $1;", "l,l", [place, bits], True)
+
+    def _get(builder, address, i):
+        place = builder.add(address, builder.mul(i, I64(8)))
+        return builder.asm(ir.FunctionType(I64, [I64]), "ld.relaxed.gpu.global.b64 $0, [$1];", "=l,l", [place], True)
+
+    def _nonzero(builder, x, real):
+        return builder.select(builder.fcmp_ordered("==", x, real(0)), real(-0.0), x)
+
+    STATE = 0x7FC05CA7                                  # a NaN in the place of A: B is a state
+
     @lru_cache(maxsize=None)
-    def words(dtype):
-        wide = dtype == "float64"
-        acc, real, word, size = (types.float64, F64, I64, 8) if wide else (types.float32, F32, I32, 4)
-        name, register = ("b64", "l") if wide else ("b32", "r")
+    def board(dtype):
+        if dtype == "float64":
+            acc, slots = types.float64, 3               # A, B, the state; each valid when not zero
+
+            def put_pair(builder, address, i, A, B):
+                for n, x in enumerate((A, B)):
+                    _put(builder, address, builder.add(builder.mul(i, I64(3)), I64(n)), builder.bitcast(_nonzero(builder, x, F64), I64))
+
+            def put_state(builder, address, i, x):
+                _put(builder, address, builder.add(builder.mul(i, I64(3)), I64(2)), builder.bitcast(_nonzero(builder, x, F64), I64))
+
+            def get(builder, address, i):
+                A, B, state = (_get(builder, address, builder.add(builder.mul(i, I64(3)), I64(n))) for n in range(3))
+                pair = builder.and_(builder.icmp_unsigned("!=", A, I64(0)), builder.icmp_unsigned("!=", B, I64(0)))
+                known = builder.icmp_unsigned("!=", state, I64(0))
+                A, B = builder.select(known, F64(0), builder.bitcast(A, F64)), builder.bitcast(builder.select(known, state, B), F64)
+                return builder.select(known, I32(2), builder.zext(pair, I32)), A, B
+        else:
+            acc, slots = types.float32, 1               # A in the lower half, B in the upper
+
+            def put(builder, address, i, A_bits, B):
+                upper = builder.shl(builder.zext(builder.bitcast(B, I32), I64), I64(32))
+                _put(builder, address, i, builder.or_(upper, builder.zext(A_bits, I64)))
+
+            def put_pair(builder, address, i, A, B):
+                put(builder, address, i, builder.bitcast(_nonzero(builder, A, F32), I32), B)
+
+            def put_state(builder, address, i, x):
+                put(builder, address, i, I32(STATE), x)
+
+            def get(builder, address, i):
+                bits = _get(builder, address, i)
+                A, B = builder.trunc(bits, I32), builder.trunc(builder.lshr(bits, I64(32)), I32)
+                known = builder.icmp_unsigned("==", A, I32(STATE))
+                there = builder.zext(builder.icmp_unsigned("!=", A, I32(0)), I32)
+                A = builder.select(known, F32(0), builder.bitcast(A, F32))
+                return builder.select(known, I32(2), there), A, builder.bitcast(B, F32)
 
         @intrinsic
-        def publish(typingctx, address, i, x):
+        def publish_pair(typingctx, address, i, A, B):
             def codegen(context, builder, sig, args):
-                zero = builder.fcmp_ordered("==", args[2], real(0))
-                bits = builder.bitcast(builder.select(zero, real(-0.0), args[2]), word)
-                code = ir.FunctionType(ir.VoidType(), [I64, word])
-                place = builder.add(args[0], builder.mul(args[1], I64(size)))
-                builder.asm(code, f"st.relaxed.gpu.global.{name} [$0], $1;", f"l,{register}", [place, bits], True)
+                put_pair(builder, *args)
+                return context.get_dummy_value()
+            return types.void(types.int64, types.int64, acc, acc), codegen
+
+        @intrinsic
+        def publish_state(typingctx, address, i, x):
+            def codegen(context, builder, sig, args):
+                put_state(builder, *args)
                 return context.get_dummy_value()
             return types.void(types.int64, types.int64, acc), codegen
 
         @intrinsic
         def peek(typingctx, address, i):
-            pair = types.Tuple((types.boolean, acc))
+            result = types.Tuple((types.int32, acc, acc))
 
             def codegen(context, builder, sig, args):
-                code = ir.FunctionType(word, [I64])
-                place = builder.add(args[0], builder.mul(args[1], I64(size)))
-                bits = builder.asm(code, f"ld.relaxed.gpu.global.{name} $0, [$1];", f"={register},l", [place], True)
-                there = builder.icmp_unsigned("!=", bits, word(0))
-                return context.make_tuple(builder, pair, [there, builder.bitcast(bits, real)])
-            return pair(types.int64, types.int64), codegen
+                return context.make_tuple(builder, result, get(builder, *args))
+            return result(types.int64, types.int64), codegen
 
-        @intrinsic
-        def ticket(typingctx, address, i):
-            def codegen(context, builder, sig, args):
-                place = _place(builder, *args, I32, size)
-                return builder.zext(builder.atomic_rmw("add", place, I32(1), "monotonic"), I64)
-            return types.int64(types.int64, types.int64), codegen
-
-        return SimpleNamespace(publish=publish, peek=peek, ticket=ticket)
+        return SimpleNamespace(publish_pair=publish_pair, publish_state=publish_state, peek=peek, slots=slots)
 
     ALL = 0xFFFFFFFF
 
@@ -191,21 +236,26 @@ else:
 
         return SimpleNamespace(load=load, store=store, load_vector=load_vector, store_vector=store_vector)
 
+    def ticket(address, i):
+        count = address.array[address.at(i)].view(np.int64)
+        count[0] += 1
+        return int(count[0]) - 1
+
     @lru_cache(maxsize=None)
-    def words(dtype):
-        def publish(address, i, x):
-            address.array[address.at(i)] = x if x != 0 else -0.0
+    def board(dtype):
+        acc = accumulator(dtype)
+
+        def publish_pair(address, i, A, B):             # four float64 words: what is there, A, B
+            address.array[address.at(4 * i, 3)] = 1, A, B
+
+        def publish_state(address, i, x):
+            address.array[address.at(4 * i, 3)] = 2, 0, x
 
         def peek(address, i):
-            x = address.array[address.at(i)][0]
-            return x != 0 or np.signbit(x), x
+            kind, A, B = address.array[address.at(4 * i, 3)]
+            return int(kind), acc(A), acc(B)
 
-        def ticket(address, i):
-            count = address.array[address.at(i)].view(np.int32)
-            count[0] += 1
-            return int(count[0]) - 1
-
-        return SimpleNamespace(publish=publish, peek=peek, ticket=ticket)
+        return SimpleNamespace(publish_pair=publish_pair, publish_state=publish_state, peek=peek, slots=4)
 
     def shuffle(x, lane):
         card = context()

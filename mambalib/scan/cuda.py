@@ -13,7 +13,7 @@ from functools import lru_cache
 from math import prod
 
 from .._cuda import SIMULATED, contiguous, device, full, launch, new, permuted, processors, stream, view, zeros
-from .._device import LANES, SIZE
+from .._device import LANES, SIZE, board
 from . import cuda_columns, cuda_rows
 from .cuda_layout import broadcast, collapsed, copied, filled, inverse, is_dense, summed
 
@@ -40,7 +40,7 @@ def linear_scan(a, b, axis, h0, reverse):
             a, h0 = _moved(plan, a, h0, at_b.shape, axis, on)
             return linear_scan(a, b, axis, h0, reverse)
         h = new(b, plan.shape)
-        state = zeros(b, plan.words, _wide(at_b.dtype)) if plan.words else None
+        state = zeros(b, plan.words) if plan.words else None
         launch(plan.kernel, plan.blocks, plan.threads, on, at_a.address, at_b.address, view(h).address, at_0.address if at_0 else 0, *plan.sizes,
                view(state).address if plan.words else 0)
         return permuted(h, plan.back)
@@ -67,7 +67,7 @@ def linear_scan_backward(grad, a, h, axis, h0, reverse):
             return (_summed_to(grad_a, h, a_shape, on), grad_b, None if h0 is None else _summed_to(grad_h0, h, h0_shape, on))
         grad_a, grad_b = new(h, plan.shape, None if whole else wide), new(h, plan.shape)
         grad_h0 = None if h0 is None else new(h, plan.rest)
-        state = zeros(h, plan.words, wide) if plan.words else None
+        state = zeros(h, plan.words) if plan.words else None
         launch(plan.kernel, plan.blocks, plan.threads, on, at_g.address, at_a.address, at_h.address, at_0.address if at_0 else 0,
                view(grad_a).address, view(grad_b).address, 0 if h0 is None else view(grad_h0).address, *plan.sizes,
                view(state).address if plan.words else 0)
@@ -144,7 +144,7 @@ def _plan(dtype, shape, strides, a_shape, a_strides, h0_shape, h0_strides, axis,
     split, a_outer, a_inner = _halves(outers)
     column_split, a_column_outer, a_column_inner = _halves(inners)
 
-    width, elements = 16 // SIZE[dtype], ELEMENTS["backward" if grad_a_dtype else "forward"]
+    width, elements = 16 // SIZE[dtype], ELEMENTS["backward" if grad_a_dtype else "forward"] // (2 if dtype == "float64" else 1)
     last = (grad_a_dtype,) if grad_a_dtype else ()
     if inner == 1:
         vector_a = a_aligned and b_aligned and (same or a_time == 1 and all(n % width == 0 for n in (length, a_outer, a_inner)))
@@ -154,7 +154,7 @@ def _plan(dtype, shape, strides, a_shape, a_strides, h0_shape, h0_strides, axis,
         kernel = make(dtype, reverse, same, vector_a, b_aligned, width, vectors, lanes, warps, look_back, *last)
         sizes = outer, length, tiles, () if same else (split, a_outer, a_inner, a_time)
         blocks = outer * tiles if look_back else -(-outer // (threads // (lanes * warps)))
-        words = 3 * outer * tiles + 1
+        words = board(dtype).slots * outer * tiles + 1
     else:
         if not (b_aligned and h0_aligned and inner % width == 0):
             width = 1
@@ -167,7 +167,7 @@ def _plan(dtype, shape, strides, a_shape, a_strides, h0_shape, h0_strides, axis,
         kernel = make(dtype, reverse, same, vector_a, width, steps, across, warps, look_back, *last)
         sizes = groups, length, inner, tiles, () if same else (split, a_outer, a_inner, a_time, column_split, a_column_outer, a_column_inner)
         blocks = groups * tiles if look_back else groups
-        words = 3 * groups * tiles * across * width + 1
+        words = board(dtype).slots * groups * tiles * across * width + 1
     rest = shape[:axis] + shape[axis + 1:]
     return Plan(order, shape, rest, inverse(order), inverse(rest_order), kernel, blocks, threads, sizes, words if look_back else 0)
 

@@ -13,18 +13,15 @@ from functools import lru_cache
 
 import numpy as np
 
-from .._cuda import cuda, kernel_jit
-from .._device import LANES, accumulator, any_thread, memory, shuffle, shuffle_up, words
-
-REGISTERS = {False: None, True: None}
+from .._cuda import cuda
+from .._device import LANES, accumulator, any_thread, board, memory, shuffle, shuffle_up, ticket
 
 
 @lru_cache(maxsize=None)
 def tile_scanner(dtype, width, steps, across, warps, look_back):
     """The device function `states` that both kernels share: from a thread's steps, the states before them; carry becomes the last."""
     acc = accumulator(dtype)
-    word = words(dtype if dtype == "float64" else "float32")
-    publish, peek = word.publish, word.peek
+    publish_pair, publish_state, peek = board(dtype).publish_pair, board(dtype).publish_state, board(dtype).peek
     ranks = LANES // across                             # of time, in a warp
     doublings = ranks.bit_length() - 1
     columns, last_lane = across * width, LANES - across
@@ -62,25 +59,19 @@ def tile_scanner(dtype, width, steps, across, warps, look_back):
             cuda.syncthreads()                          # all have read before they are written again
 
     @cuda.jit(device=True)
-    def look(carry, group, groups, tile, tiles, state, rank, warp):
+    def look(carry, group, tile, tiles, state, rank, warp):
         """carry: the last states of tile - 1. Each rank of time reads one earlier tile, the last rank of the last warp the nearest."""
         warp_A = cuda.shared.array((warps, columns), acc)
         warp_B = cuda.shared.array((warps, columns), acc)
         lane = cuda.threadIdx.x % across
-        plane = groups * tiles * columns
         t = tile - warps * ranks + warp * ranks + rank
         here = (group * tiles + t) * columns + lane * width
         for v in range(width):
-            A, B = acc(1), acc(0)
-            waiting = t >= 0
-            while waiting:
-                known, last = peek(state, 2 * plane + here + v)
-                known_A, tile_A = peek(state, here + v)
-                known_B, tile_B = peek(state, plane + here + v)
-                if known:
-                    A, B, waiting = acc(0), last, False
-                elif known_A and known_B and (rank > 0 or warp > 0):    # the farthest has to be known: so the window reaches a state
-                    A, B, waiting = tile_A, tile_B, False
+            kind, A, B = 0, acc(1), acc(0)
+            while t >= 0 and (kind == 0 or (kind == 1 and rank == 0 and warp == 0)):     # the farthest has to be a state
+                kind, A, B = peek(state, here + v)
+            if t < 0:
+                A, B = acc(1), acc(0)
             A, B = scan_lanes(A, B, rank)
             if rank == ranks - 1:
                 warp_A[warp, lane * width + v], warp_B[warp, lane * width + v] = A, B
@@ -91,13 +82,13 @@ def tile_scanner(dtype, width, steps, across, warps, look_back):
                 B = warp_A[w, lane * width + v] * B + warp_B[w, lane * width + v]
                 A = warp_A[w, lane * width + v] * A
             if A * acc(0) + B * acc(0) != acc(0):       # not finite: trust no composition, wait for the state itself
-                known = False
-                while not known:
-                    known, B = peek(state, 2 * plane + (group * tiles + tile - 1) * columns + lane * width + v)
+                kind = 0
+                while kind != 2:
+                    kind, A, B = peek(state, (group * tiles + tile - 1) * columns + lane * width + v)
             carry[v] = B
 
     @cuda.jit(device=True)
-    def states(xa, xb, entry, carry, group, groups, tile, tiles, state):
+    def states(xa, xb, entry, carry, group, tile, tiles, state):
         warp_A = cuda.shared.array((2, warps, columns), acc)    # by turns: a block's next tile writes one while this one is read
         warp_B = cuda.shared.array((2, warps, columns), acc)
         before_A = cuda.local.array(width, acc)         # what this warp does before this thread's steps
@@ -128,7 +119,6 @@ def tile_scanner(dtype, width, steps, across, warps, look_back):
 
         first = rank == 0 and warp == 0
         here = (group * tiles + tile) * columns + lane * width
-        plane = groups * tiles * columns
         if look_back:
             if tile > 0:
                 for v in range(width):
@@ -137,9 +127,8 @@ def tile_scanner(dtype, width, steps, across, warps, look_back):
                         B = warp_A[turn, w, lane * width + v] * B + warp_B[turn, w, lane * width + v]
                         A = warp_A[turn, w, lane * width + v] * A
                     if first and not strange and A * acc(0) + B * acc(0) == acc(0):
-                        publish(state, here + v, A)
-                        publish(state, plane + here + v, B)
-                look(carry, group, groups, tile, tiles, state, rank, warp)
+                        publish_pair(state, here + v, A, B)
+                look(carry, group, tile, tiles, state, rank, warp)
                 odd = acc(0)
                 for v in range(width):
                     if carry[v] == carry[v]:
@@ -158,7 +147,7 @@ def tile_scanner(dtype, width, steps, across, warps, look_back):
                 carry[v] = B
         if look_back and first:
             for v in range(width):
-                publish(state, 2 * plane + here + v, carry[v])
+                publish_state(state, here + v, carry[v])
 
     return states
 
@@ -195,11 +184,11 @@ def forward(dtype, reverse, same, vector_a, width, steps, across, warps, look_ba
     touch = memory(dtype, width)
     load, load_vector, store_vector = touch.load, touch.load_vector, touch.store_vector
     read_a = access(dtype, width, vector_a)
-    ticket = words(dtype if dtype == "float64" else "float32").ticket
+    slots = board(dtype).slots
     states = tile_scanner(dtype, width, steps, across, warps, look_back)
     size, ranks, columns = width * steps, LANES // across, across * width
 
-    @kernel_jit(max_registers=REGISTERS[dtype == "float64"])
+    @cuda.jit
     def scan_columns(a, b, h, h0, groups, length, inner, tiles, layout, state):
         xa = cuda.local.array(size, acc)
         xb = cuda.local.array(size, acc)
@@ -210,7 +199,7 @@ def forward(dtype, reverse, same, vector_a, width, steps, across, warps, look_ba
         group, tile, last_tile = cuda.blockIdx.x, 0, tiles
         if look_back:
             if cuda.threadIdx.x == 0:
-                drawn[0] = ticket(state, 3 * groups * tiles * columns)
+                drawn[0] = ticket(state, slots * groups * tiles * columns)
             cuda.syncthreads()                          # the ticket is there
             tile = drawn[0] // groups
             group = drawn[0] - tile * groups
@@ -245,7 +234,7 @@ def forward(dtype, reverse, same, vector_a, width, steps, across, warps, look_ba
                     for v in range(width):
                         xa[k * width + v], xb[k * width + v] = acc(1), acc(0)
 
-            states(xa, xb, entry, carry, group, groups, tile, tiles, state)
+            states(xa, xb, entry, carry, group, tile, tiles, state)
 
             for v in range(width):
                 x = entry[v]
@@ -274,12 +263,12 @@ def backward(dtype, reverse, same, vector_a, width, steps, across, warps, look_b
     store_a, store_vector_a = touch_a.store, touch_a.store_vector
     vector_grad_a = dtype == grad_a_dtype               # else a vector would be wider than 16 bytes
     read_a = access(dtype, width, vector_a)
-    ticket = words(dtype if dtype == "float64" else "float32").ticket
+    slots = board(dtype).slots
     states = tile_scanner(dtype, width, steps, across, warps, look_back)
     size, ranks, columns = width * steps, LANES // across, across * width
     ahead = -1 if reverse else 1                        # from one step of the scan to the next, in memory
 
-    @kernel_jit(max_registers=REGISTERS[dtype == "float64"])
+    @cuda.jit
     def scan_columns_backward(grad, a, h, h0, grad_a, grad_b, grad_h0, groups, length, inner, tiles, layout, state):
         xa = cuda.local.array(size, acc)
         xb = cuda.local.array(size, acc)
@@ -291,7 +280,7 @@ def backward(dtype, reverse, same, vector_a, width, steps, across, warps, look_b
         group, tile, last_tile = cuda.blockIdx.x, 0, tiles
         if look_back:
             if cuda.threadIdx.x == 0:
-                drawn[0] = ticket(state, 3 * groups * tiles * columns)
+                drawn[0] = ticket(state, slots * groups * tiles * columns)
             cuda.syncthreads()                          # the ticket is there
             tile = drawn[0] // groups
             group = drawn[0] - tile * groups
@@ -329,7 +318,7 @@ def backward(dtype, reverse, same, vector_a, width, steps, across, warps, look_b
                     elif h0 != 0:
                         load_vector(h0, outer * inner + column, xh, k * width)
 
-            states(xa, xb, entry, carry, group, groups, tile, tiles, state)
+            states(xa, xb, entry, carry, group, tile, tiles, state)
 
             for v in range(width):
                 x = entry[v]

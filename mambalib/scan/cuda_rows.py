@@ -23,20 +23,16 @@ from functools import lru_cache
 
 import numpy as np
 
-from .._cuda import cuda, kernel_jit
-from .._device import LANES, accumulator, any_lane, any_thread, memory, shuffle, shuffle_down, shuffle_up, words
-
-REGISTERS = {(True, False): None, (False, False): None, (True, True): None, (False, True): None}
-
+from .._cuda import SIMULATED, cuda
+from .._device import (LANES, accumulator, any_lane, any_thread, board, memory, shuffle, shuffle_down, shuffle_up, ticket)
 
 @lru_cache(maxsize=None)
 def tile_scanner(dtype, width, vectors, lanes, warps, look_back):
     """The device function `states(xa, xb, entry, ...)` that both kernels share: from a thread's steps, the states before its vectors."""
     acc = accumulator(dtype)
-    word = words(dtype if dtype == "float64" else "float32")
-    publish, peek = word.publish, word.peek
-    threads = lanes if warps == 1 else LANES * warps
-    steps = lanes.bit_length() - 1
+    publish_pair, publish_state, peek = board(dtype).publish_pair, board(dtype).publish_state, board(dtype).peek
+    everyone = SIMULATED                                # there all threads have to take part in what one warp does
+    steps, doublings = lanes.bit_length() - 1, LANES.bit_length() - 1
 
     @cuda.jit(device=True)
     def scan_lanes(A, B, lane):
@@ -77,46 +73,43 @@ def tile_scanner(dtype, width, vectors, lanes, warps, look_back):
         return state
 
     @cuda.jit(device=True)
-    def look(state, row, tiles, tile, tile_words, lane, warp):
-        """The last state of tile - 1: each thread reads one earlier tile, the last thread the nearest."""
-        warp_A = cuda.shared.array(warps, acc)
-        warp_B = cuda.shared.array(warps, acc)
-        t = tile - threads + cuda.threadIdx.x
-        A, B = acc(1), acc(0)
-        waiting = t >= 0
-        while waiting:
-            known, last = peek(state, 2 * tile_words + row * tiles + t)
-            known_A, tile_A = peek(state, row * tiles + t)
-            known_B, tile_B = peek(state, tile_words + row * tiles + t)
-            if known:
-                A, B, waiting = acc(0), last, False
-            elif known_A and known_B and cuda.threadIdx.x > 0:      # the farthest has to be known: so the window reaches a state
-                A, B, waiting = tile_A, tile_B, False
-        A, B = scan_lanes(A, B, lane)
-        if lane == lanes - 1:
-            warp_A[warp], warp_B[warp] = A, B
-        cuda.syncthreads()                              # every warp's pair is there
-        A, B = acc(1), acc(0)
-        for w in range(warps):
-            B = warp_A[w] * B + warp_B[w]
-            A = warp_A[w] * A
+    def look(state, here, tile, lane):
+        """The state before a tile: one warp reads the pairs of those before it, back to one whose state is known."""
+        A, B = acc(1), acc(0)                           # what the tiles read so far do
+        found, t = False, tile - 1 - lane               # lane 0 reads the nearest
+        while not found:
+            kind, A_t, B_t = np.int32(0), acc(1), acc(0)
+            while t >= 0 and kind == 0:
+                kind, A_t, B_t = peek(state, here - tile + t)
+            found = any_lane(kind == 2)
+            for step in range(doublings):               # lane: its tile and those of the lanes after it, which are before it in time
+                A_before, B_before = shuffle_down(A_t, 1 << step), shuffle_down(B_t, 1 << step)
+                if lane + (1 << step) < LANES:
+                    B_t = A_t * B_before + B_t
+                    A_t = A_t * A_before
+            A_t, B_t = shuffle(A_t, 0), shuffle(B_t, 0)
+            B = A * B_t + B
+            A = A * A_t
+            t -= LANES
         if A * acc(0) + B * acc(0) != acc(0):           # not finite: trust no composition, wait for the state itself
-            known = False
-            while not known:
-                known, B = peek(state, 2 * tile_words + row * tiles + tile - 1)
+            kind = np.int32(0)
+            while kind != 2:
+                kind, A, B = peek(state, here - 1)
         return B
 
     @cuda.jit(device=True)
-    def states(xa, xb, entry, carry, row, tile, tiles, rows, state, early, given):
-        warp_A = cuda.shared.array((2, warps), acc)     # by turns: a block's next tile writes one while this one is read
-        warp_B = cuda.shared.array((2, warps), acc)
-        handed_early = cuda.shared.array(1, np.int32)
-        handed_given = cuda.shared.array(1, acc)
+    def states(xa, xb, entry, carry, here, tile, state, early, given):
+        """entry: the state before each of this thread's vectors. carry: the state before the tile, if it is the first of its row.
+
+        early, given: was the state before the tile known before the tile was read, and that state (the first warp knows).
+        """
+        warp_A = cuda.shared.array(warps, acc)
+        warp_B = cuda.shared.array(warps, acc)
+        handed = cuda.shared.array(1, acc)
         lane = cuda.threadIdx.x % lanes
         warp = cuda.threadIdx.x // LANES if warps > 1 else 0
-        first = cuda.threadIdx.x == 0
         leader = cuda.threadIdx.x % LANES // lanes * lanes
-        turn = tile % 2
+        first = cuda.threadIdx.x == 0
         before_A = cuda.local.array(vectors, acc)       # what this warp does before each of this thread's vectors
         before_B = cuda.local.array(vectors, acc)
         A, B = acc(1), acc(0)
@@ -141,52 +134,56 @@ def tile_scanner(dtype, width, vectors, lanes, warps, look_back):
         A, B = acc(1), acc(0)                           # from here: what the warps before this one do
         if warps > 1:
             if lane == lanes - 1:
-                warp_A[turn, warp], warp_B[turn, warp] = tile_A, tile_B
-            if look_back and first:
-                handed_early[0], handed_given[0] = 1 if early else 0, given
+                warp_A[warp], warp_B[warp] = tile_A, tile_B
             strange = any_thread(odd != acc(0))         # every warp's pair is there
             tile_A, tile_B = acc(1), acc(0)
             odd = acc(0)
             for w in range(warps):
                 if w == warp:
                     A, B = tile_A, tile_B
-                tile_B = warp_A[turn, w] * tile_B + warp_B[turn, w]
-                tile_A = warp_A[turn, w] * tile_A
+                tile_B = warp_A[w] * tile_B + warp_B[w]
+                tile_A = warp_A[w] * tile_A
                 odd += tile_A * acc(0) + tile_B * acc(0)
             strange = strange or odd != acc(0)
         else:
             strange = any_lane(odd != acc(0) or carry * acc(0) != acc(0))
 
-        tile_words = rows * tiles
-        if look_back and tile > 0:
-            if handed_early[0] > 0:
-                carry = handed_given[0]
-            else:
-                if first and not strange:
-                    publish(state, row * tiles + tile, tile_A)
-                    publish(state, tile_words + row * tiles + tile, tile_B)
-                carry = look(state, row, tiles, tile, tile_words, lane, warp)
+        if look_back:
+            if everyone or warp == 0:
+                if early == 2:
+                    carry = given
+                elif tile > 0:
+                    if first and not strange:
+                        publish_pair(state, here, tile_A, tile_B)
+                    carry = look(state, here, tile, cuda.threadIdx.x % LANES)
+                if first:
+                    handed[0] = carry
+                    if not strange and (carry * acc(0) == acc(0) or carry != carry):
+                        publish_state(state, here, tile_A * carry + tile_B)
+            cuda.syncthreads()                          # the state before the tile is there
+            carry = handed[0]
         if strange or (carry * acc(0) != acc(0) and carry == carry):    # infinity; a NaN makes NaN either way
             last = walk(xa, xb, entry, carry, lane, leader, warp)
             if look_back and first:
-                publish(state, 2 * tile_words + row * tiles + tile, last)
+                publish_state(state, here, last)
         else:
-            last = tile_A * carry + tile_B
-            if look_back and first:
-                publish(state, 2 * tile_words + row * tiles + tile, last)
             at_warp = A * carry + B
             for j in range(vectors):
                 entry[j] = before_A[j] * at_warp + before_B[j]
-        return last
 
     return states
 
 
 @lru_cache(maxsize=None)
-def access(dtype, width, vectorised, reverse):
-    """The device functions `read` and `write`: a vector in the order of the scan, element m of a row at base + (m - start) * step."""
+def access(dtype, width, vectors, hop, vectorised, reverse):
+    """The device functions `read` and `write` for a thread's vectors, `hop` elements of the row apart.
+
+    low: the place in the row of the first; n: the row's length; x: the elements, in the order of the scan; element m is at base + m * step.
+    A thread all of whose vectors lie in the row, as most do, asks once and knows all its addresses from one.
+    """
     touch = memory(dtype, width)
     load, load_vector, store, store_vector = touch.load, touch.load_vector, touch.store, touch.store_vector
+    least, most = min(0, hop * (vectors - 1)), max(0, hop * (vectors - 1)) + width
 
     @cuda.jit(device=True)
     def flip(x, at):
@@ -194,105 +191,124 @@ def access(dtype, width, vectorised, reverse):
             x[at + v], x[at + width - 1 - v] = x[at + width - 1 - v], x[at + v]
 
     @cuda.jit(device=True)
-    def read(address, base, step, low, start, end, x, at, outside):
-        if vectorised and low >= start and low + width <= end:
-            load_vector(address, base + (low - start), x, at)
+    def read(address, base, step, low, n, x, outside):
+        if vectorised and low + least >= 0 and low + most <= n:
+            for j in range(vectors):
+                load_vector(address, base + low + j * hop, x, j * width)
         else:
-            for v in range(width):
-                x[at + v] = outside
-                if low + v >= start and low + v < end:
-                    x[at + v] = load(address, base + (low + v - start) * step)
+            for j in range(vectors):
+                m = low + j * hop
+                if vectorised and m >= 0 and m + width <= n:
+                    load_vector(address, base + m, x, j * width)
+                else:
+                    for v in range(width):
+                        x[j * width + v] = outside
+                        if m + v >= 0 and m + v < n:
+                            x[j * width + v] = load(address, base + (m + v) * step)
         if reverse:
-            flip(x, at)
+            for j in range(vectors):
+                flip(x, j * width)
 
     @cuda.jit(device=True)
-    def write(address, low, start, end, x, at):
+    def write(address, base, low, n, x):
         """x is changed: it is left in the order of memory."""
         if reverse:
-            flip(x, at)
-        if vectorised and low >= start and low + width <= end:
-            store_vector(address, low, x, at)
+            for j in range(vectors):
+                flip(x, j * width)
+        if vectorised and low + least >= 0 and low + most <= n:
+            for j in range(vectors):
+                store_vector(address, base + low + j * hop, x, j * width)
         else:
-            for v in range(width):
-                if low + v >= start and low + v < end:
-                    store(address, low + v, x[at + v])
+            for j in range(vectors):
+                m = low + j * hop
+                if vectorised and m >= 0 and m + width <= n:
+                    store_vector(address, base + m, x, j * width)
+                else:
+                    for v in range(width):
+                        if m + v >= 0 and m + v < n:
+                            store(address, base + m + v, x[j * width + v])
 
     return read, write
+
+
+@lru_cache(maxsize=None)
+def placer(same, vector_b, reverse, width):
+    """The device function `place`: where a row starts, its length, where a's row starts, a's step in time, where in the row vector 0 is."""
+
+    @cuda.jit(device=True)
+    def place(row, rows, length, layout):
+        start, n = row * length, length
+        if row >= rows:
+            n = 0                                       # a row that is not there has no elements
+        a_row, a_time = start, 1
+        if not same:
+            split, a_outer, a_inner, a_time = layout
+            a_row = row // split * a_outer + row % split * a_inner
+        origin = 0
+        if vector_b:                                    # vectors are aligned: the first may begin before the row
+            origin = -(start % width)
+        if reverse:
+            origin += (n - origin - 1) // width * width
+        return start, n, a_row, a_time, origin
+
+    return place
 
 
 @lru_cache(maxsize=None)
 def forward(dtype, reverse, same, vector_a, vector_b, width, vectors, lanes, warps, look_back):
     """The kernel for h_t = a_t h_{t-1} + b_t on the rows of a C-contiguous b and h.
 
-    Launch: with look_back one block a tile, else one block for `threads / (lanes * warps)` rows, which it goes through tile by tile.
+    Launch: with look_back one block a tile; else one block for `threads / (lanes * warps)` rows that fit a tile.
     Threads: lanes * warps, or any multiple of lanes where warps is 1.
     A block owns a tile of vectors * lanes * warps * width elements of a row; a thread owns `vectors` vectors of `width` of them.
-    Shared memory: a pair for every warp, the ticket, and what thread 0 read. Barriers: in `states`; and one so that all threads see the
-    ticket. vector_a, vector_b: read (and write) 16 bytes at once; else element by element, a at any stride. same: a lies as b does,
+    Shared memory: a pair for every warp, the state before the tile, the ticket. Barriers: in `states`; and one so that all threads
+    see the ticket.
+    vector_a, vector_b: read (and write) 16 bytes at once; else element by element, a at any stride. same: a lies as b does,
     and `layout` is empty; else it is (split, outer, inner, time): row r of a starts at r // split * outer + r % split * inner.
     """
     acc = accumulator(dtype)
-    read, write = access(dtype, width, vector_b, reverse)
-    read_a, _ = access(dtype, width, vector_a, reverse)
+    size, per_row, stride = width * vectors, lanes * warps, -width if reverse else width
+    read, write = access(dtype, width, vectors, stride * lanes, vector_b, reverse)
+    read_a, _ = access(dtype, width, vectors, stride * lanes, vector_a, reverse)
+    place = placer(same, vector_b, reverse, width)
     load = memory(dtype, width).load
-    word = words(dtype if dtype == "float64" else "float32")
-    ticket, peek = word.ticket, word.peek
+    slots, peek, everyone = board(dtype).slots, board(dtype).peek, SIMULATED
     states = tile_scanner(dtype, width, vectors, lanes, warps, look_back)
-    size, per_row = width * vectors, lanes * warps
 
-    @kernel_jit(max_registers=REGISTERS[warps > 1, dtype == "float64"])
+    @cuda.jit
     def scan_rows(a, b, h, h0, rows, length, tiles, layout, state):
         xa = cuda.local.array(size, acc)
         xb = cuda.local.array(size, acc)
         entry = cuda.local.array(vectors, acc)
         drawn = cuda.shared.array(1, np.int64)
-        rank = cuda.threadIdx.x % per_row
-        lane, warp = rank % LANES, rank // LANES
-        row, tile, last_tile = cuda.blockIdx.x * (cuda.blockDim.x // per_row) + cuda.threadIdx.x // per_row, 0, tiles
-        early, given = False, acc(0)
+        me = cuda.threadIdx.x
+        lane, warp = me % per_row % LANES, me % per_row // LANES
+        row, tile = cuda.blockIdx.x * (cuda.blockDim.x // per_row) + me // per_row, 0
+        early, given = np.int32(0), acc(0)
         if look_back:
-            if cuda.threadIdx.x == 0:
-                drawn[0] = ticket(state, 3 * rows * tiles)
+            if me == 0:
+                drawn[0] = ticket(state, slots * rows * tiles)
             cuda.syncthreads()                          # the ticket is there
             tile = drawn[0] // rows
             row = drawn[0] - tile * rows
-            last_tile = tile + 1
-            if tile > 0 and cuda.threadIdx.x == 0:      # with many rows, the tile before is done by now
-                early, given = peek(state, 2 * rows * tiles + row * tiles + tile - 1)
-
-        start, end = row * length, row * length + length
-        if row >= rows:
-            end = start
-        a_row, a_time = start, 1
-        if not same:
-            split, a_outer, a_inner, a_time = layout
-            a_row = row // split * a_outer + row % split * a_inner
-        origin = start                                  # of vector 0; where vectors are aligned, before the row
-        if vector_b:
-            origin = start - start % width
-        if reverse:
-            origin += (end - origin - 1) // width * width
+            if tile > 0 and (everyone or me < LANES):   # with many rows, the tile before is done by now
+                early, _, given = peek(state, row * tiles + tile - 1)
+        start, n, a_row, a_time, origin = place(row, rows, length, layout)
+        low = origin + stride * ((tile * warps + warp) * vectors * lanes + lane)
+        read_a(a, a_row, a_time, low, n, xa, acc(1))
+        read(b, start, 1, low, n, xb, acc(0))
         carry = acc(0)
         if h0 != 0 and row < rows and tile == 0:
             carry = load(h0, row)
 
-        while tile < last_tile:
-            first = (tile * warps + warp) * vectors * lanes + lane
-            for j in range(vectors):
-                low = origin + (-width if reverse else width) * (first + j * lanes)
-                read_a(a, a_row, a_time, low, start, end, xa, j * width, acc(1))
-                read(b, start, 1, low, start, end, xb, j * width, acc(0))
+        states(xa, xb, entry, carry, row * tiles + tile, tile, state, early, given)
 
-            carry = states(xa, xb, entry, carry, row, tile, tiles, rows, state, early, given)
-
-            for j in range(vectors):
-                low = origin + (-width if reverse else width) * (first + j * lanes)
-                x = entry[j]
-                for v in range(width):
-                    x = xa[j * width + v] * x + xb[j * width + v]
-                    xb[j * width + v] = x
-                write(h, low, start, end, xb, j * width)
-            tile += 1
+        for j in range(vectors):
+            x = entry[j]
+            for v in range(width):
+                x = xa[j * width + v] * x + xb[j * width + v]
+                xb[j * width + v] = x
+        write(h, start, low, n, xb)
 
     return scan_rows
 
@@ -306,95 +322,75 @@ def backward(dtype, reverse, same, vector_a, vector_b, width, vectors, lanes, wa
     the lanes by a shuffle; what the first and the last lane miss is read alone. After the last step of all comes h0.
     """
     acc = accumulator(dtype)
-    read, write = access(dtype, width, vector_b, reverse)
-    read_a, _ = access(dtype, width, vector_a, reverse)
-    _, write_a = access(grad_a_dtype, width, vector_b and dtype == grad_a_dtype, reverse)   # never wider than 16 bytes
+    size, per_row, stride = width * vectors, lanes * warps, -width if reverse else width
+    read, write = access(dtype, width, vectors, stride * lanes, vector_b, reverse)
+    read_a, _ = access(dtype, width, vectors, stride * lanes, vector_a, reverse)
+    _, write_a = access(grad_a_dtype, width, vectors, stride * lanes, vector_b and dtype == grad_a_dtype, reverse)   # 16 bytes at most
+    place = placer(same, vector_b, reverse, width)
     load, store = memory(dtype, width).load, memory(dtype, width).store
-    word = words(dtype if dtype == "float64" else "float32")
-    ticket, peek = word.ticket, word.peek
+    slots, peek, everyone = board(dtype).slots, board(dtype).peek, SIMULATED
     states = tile_scanner(dtype, width, vectors, lanes, warps, look_back)
-    size, per_row = width * vectors, lanes * warps
-    ahead = -1 if reverse else 1                        # from one step of the scan to the next, in memory
 
-    @kernel_jit(max_registers=REGISTERS[warps > 1, dtype == "float64"])
+    @cuda.jit
     def scan_rows_backward(grad, a, h, h0, grad_a, grad_b, grad_h0, rows, length, tiles, layout, state):
         xa = cuda.local.array(size, acc)
         xb = cuda.local.array(size, acc)
         xh = cuda.local.array(size, acc)
         entry = cuda.local.array(vectors, acc)
         drawn = cuda.shared.array(1, np.int64)
-        rank = cuda.threadIdx.x % per_row
-        lane, warp = rank % LANES, rank // LANES
-        row, tile, last_tile = cuda.blockIdx.x * (cuda.blockDim.x // per_row) + cuda.threadIdx.x // per_row, 0, tiles
-        early, given = False, acc(0)
+        me = cuda.threadIdx.x
+        lane, warp = me % per_row % LANES, me % per_row // LANES
+        row, tile = cuda.blockIdx.x * (cuda.blockDim.x // per_row) + me // per_row, 0
+        early, given = np.int32(0), acc(0)
         if look_back:
-            if cuda.threadIdx.x == 0:
-                drawn[0] = ticket(state, 3 * rows * tiles)
+            if me == 0:
+                drawn[0] = ticket(state, slots * rows * tiles)
             cuda.syncthreads()                          # the ticket is there
             tile = drawn[0] // rows
             row = drawn[0] - tile * rows
-            last_tile = tile + 1
-            if tile > 0 and cuda.threadIdx.x == 0:      # with many rows, the tile before is done by now
-                early, given = peek(state, 2 * rows * tiles + row * tiles + tile - 1)
-
-        start, end = row * length, row * length + length
-        if row >= rows:
-            end = start
-        a_row, a_time = start, 1
-        if not same:
-            split, a_outer, a_inner, a_time = layout
-            a_row = row // split * a_outer + row % split * a_inner
-        origin = start
-        if vector_b:
-            origin = start - start % width
-        if reverse:
-            origin += (end - origin - 1) // width * width
+            if tile > 0 and (everyone or me < LANES):   # with many rows, the tile before is done by now
+                early, _, given = peek(state, row * tiles + tile - 1)
+        start, n, a_row, a_time, origin = place(row, rows, length, layout)
         h_first = acc(0)
         if h0 != 0 and row < rows:
             h_first = load(h0, row)
-        final = start if reverse else end - 1           # the step after which comes h0
-        carry = acc(0)
+        low = origin + stride * ((tile * warps + warp) * vectors * lanes + lane)
+        read_a(a, a_row, a_time, low, n, xa, acc(1))
+        read(grad, start, 1, low, n, xb, acc(0))
+        read(h, start, 1, low, n, xh, h_first)
+        for j in range(vectors):
+            m_j = low + j * stride * lanes
+            a_before, h_after = shuffle_up(xa[j * width + width - 1], 1), shuffle_down(xh[j * width], 1)
+            if lane == 0:
+                a_before = acc(1)
+                m = m_j + width if reverse else m_j - 1
+                if m >= 0 and m < n:
+                    a_before = load(a, a_row + m * a_time)
+            if lane == lanes - 1:
+                h_after = h_first
+                m = m_j - 1 if reverse else m_j + width
+                if m >= 0 and m < n:
+                    h_after = load(h, start + m)
+            for v in range(width - 1, 0, -1):
+                xa[j * width + v] = xa[j * width + v - 1]
+            xa[j * width] = a_before
+            for v in range(width - 1):
+                xh[j * width + v] = xh[j * width + v + 1]
+            xh[j * width + width - 1] = h_after
 
-        while tile < last_tile:
-            first = (tile * warps + warp) * vectors * lanes + lane
-            for j in range(vectors):
-                low = origin + (-width if reverse else width) * (first + j * lanes)
-                read(grad, start, 1, low, start, end, xb, j * width, acc(0))
-                read_a(a, a_row, a_time, low, start, end, xa, j * width, acc(1))
-                read(h, start, 1, low, start, end, xh, j * width, h_first)
-            for j in range(vectors):
-                low = origin + (-width if reverse else width) * (first + j * lanes)
-                a_before, h_after = shuffle_up(xa[j * width + width - 1], 1), shuffle_down(xh[j * width], 1)
-                if lane == 0:
-                    a_before = acc(1)
-                    m = low + width if reverse else low - 1
-                    if m >= start and m < end:
-                        a_before = load(a, a_row + (m - start) * a_time)
-                if lane == lanes - 1:
-                    h_after = h_first
-                    m = low - 1 if reverse else low + width
-                    if m >= start and m < end:
-                        h_after = load(h, m)
-                for v in range(width - 1, 0, -1):
-                    xa[j * width + v] = xa[j * width + v - 1]
-                xa[j * width] = a_before
-                for v in range(width - 1):
-                    xh[j * width + v] = xh[j * width + v + 1]
-                xh[j * width + width - 1] = h_after
+        states(xa, xb, entry, acc(0), row * tiles + tile, tile, state, early, given)
 
-            carry = states(xa, xb, entry, carry, row, tile, tiles, rows, state, early, given)
-
-            for j in range(vectors):
-                low = origin + (-width if reverse else width) * (first + j * lanes)
-                x = entry[j]
-                for v in range(width):
-                    x = xa[j * width + v] * x + xb[j * width + v]
-                    xb[j * width + v] = x
-                    xh[j * width + v] *= x
-                    if h0 != 0 and start < end and (low + width - 1 - v if reverse else low + v) == final:
-                        store(grad_h0, row, load(a, a_row + (final - start) * a_time) * x)
-                write(grad_b, low, start, end, xb, j * width)
-                write_a(grad_a, low, start, end, xh, j * width)
-            tile += 1
+        final = 0 if reverse else n - 1             # the step after which comes h0
+        for j in range(vectors):
+            x = entry[j]
+            m_j = low + j * stride * lanes
+            for v in range(width):
+                x = xa[j * width + v] * x + xb[j * width + v]
+                xb[j * width + v] = x
+                xh[j * width + v] *= x
+                if h0 != 0 and n > 0 and (m_j + width - 1 - v if reverse else m_j + v) == final:
+                    store(grad_h0, row, load(a, a_row + final * a_time) * x)
+        write(grad_b, start, low, n, xb)
+        write_a(grad_a, start, low, n, xh)
 
     return scan_rows_backward
