@@ -7,8 +7,8 @@
     viz                   the book's figures and animations
     measured              the measurements stored with the book
 
-Importing mambalib imports NumPy alone; each name below loads its module when it is first used. The functions named here are
-names of mambalib itself, too.
+Importing mambalib imports NumPy alone; each name below loads its module when it is first used. The functions named here
+are names of mambalib itself, too.
 """
 
 from importlib import import_module

@@ -3,12 +3,12 @@
     linear_scan             h from a and b
     linear_scan_backward    the gradient with respect to a, b and h0 from the one with respect to h
 
-The engines are `reference` (NumPy, the definition), `cpu` (numba, every core) and `cuda` (numba.cuda). NumPy arrays run on
-the CPU engine, arrays that live on a card run there and come back in kind; nothing is copied between the two.
+The engines are `reference` (NumPy, the definition), `cpu` (numba, every core) and `cuda` (numba.cuda). NumPy arrays run
+on the CPU engine, arrays that live on a card run there and come back in kind; nothing is copied between the two.
 
 Packed sequences: where a new sequence starts, set a_t = 0. Then h_t = b_t, and no gradient passes from h_t to h_{t-1}:
-grad_b, and with it all that came before, is that of separate sequences. There is no reset flag besides, since it would be
-one more array to read for what a zero in `a` says already. Two consequences. The gradient of the zero itself is
+grad_b, and with it all that came before, is that of separate sequences. There is no reset flag besides, since it would
+be one more array to read for what a zero in `a` says already. Two consequences. The gradient of the zero itself is
 h_{t-1} g_t like that of any other decay: it is the true derivative, so whoever computed the zero with a mask gets it
 masked on the way back. And 0 times infinity is NaN: a sequence that overflowed, or holds NaN, spoils those packed after
 it, as IEEE arithmetic has it. Data that may do so are scanned one sequence at a time.
@@ -31,8 +31,8 @@ def linear_scan(a, b, *, axis=-1, h0=None, reverse=False, engine=None):
     a : array that broadcasts to the shape of `b`, or a number
         The decays: one for all, one a channel, one a step, or all different.
     b : array with at least one axis
-        The inputs. float32, float64, complex64 or complex128 (on a card: float16, bfloat16, float32, float64). Any length,
-        0 included; any strides.
+        The inputs. float32, float64, complex64 or complex128 (on a card: float16, bfloat16, float32, float64). Any
+        length, 0 included; any strides.
     axis : int
         The axis of time.
     h0 : array that broadcasts to the shape of `b` without `axis`, or a number, optional
@@ -62,9 +62,9 @@ def linear_scan(a, b, *, axis=-1, h0=None, reverse=False, engine=None):
     Arrays of different dtypes are refused and not promoted: what costs time here is reading and writing memory, and one
     float64 array among float32 ones, mostly there by accident, would silently double it.
 
-    NaN and infinity are data, and land where the loop over time puts them. The CPU engine keeps the order of operations of
-    the loop (real results are equal bit by bit), except where b has too few sequences to go round: then long sequences
-    are cut in chunks, always in the same places, and rounding differs in the last digits.
+    NaN and infinity are data, and land where the loop over time puts them. The CPU engine keeps the order of operations
+    of the loop (real results are equal bit by bit), except where b has too few sequences to go round: then long
+    sequences are cut in chunks, always in the same places, and rounding differs in the last digits.
 
     References
     ----------
@@ -76,7 +76,7 @@ def linear_scan(a, b, *, axis=-1, h0=None, reverse=False, engine=None):
     >>> import numpy as np
     >>> linear_scan(0.5, np.array([1.0, 0.0, 0.0, 8.0]))
     array([1.   , 0.5  , 0.25 , 8.125])
-    >>> linear_scan(np.array([0.5, 0.0, 0.5]), np.array([1.0, 1.0, 1.0]), h0=2.0)      # a new sequence at the second step
+    >>> linear_scan(np.array([0.5, 0.0, 0.5]), np.array([1.0, 1.0, 1.0]), h0=2.0)      # a new sequence at step 1
     array([2. , 1. , 1.5])
     """
     b, run = _arrays("b", b, engine)
@@ -87,7 +87,7 @@ def linear_scan(a, b, *, axis=-1, h0=None, reverse=False, engine=None):
 def linear_scan_backward(grad, a, h, *, axis=-1, h0=None, reverse=False, engine=None):
     """The gradient of `linear_scan`: with g_t what reaches h_t in all, a scan in the other direction::
 
-        g_t = grad_t + conj(a_{t+1}) g_{t+1},   grad_b_t = g_t,   grad_a_t = conj(h_{t-1}) g_t,   grad_h0 = conj(a_0) g_0
+        g_t = grad_t + conj(a_{t+1}) g_{t+1},  grad_b_t = g_t,  grad_a_t = conj(h_{t-1}) g_t,  grad_h0 = conj(a_0) g_0
 
     Parameters
     ----------
@@ -112,8 +112,8 @@ def linear_scan_backward(grad, a, h, *, axis=-1, h0=None, reverse=False, engine=
 
     Notes
     -----
-    The gradient of a real loss with respect to z = x + iy is dloss/dx + i dloss/dy, as in PyTorch: the direction in which
-    the loss grows fastest. (JAX returns its conjugate.) For real arrays conj does nothing.
+    The gradient of a real loss with respect to z = x + iy is dloss/dx + i dloss/dy, as in PyTorch: the direction in
+    which the loss grows fastest. (JAX returns its conjugate.) For real arrays conj does nothing.
 
     References
     ----------
@@ -123,7 +123,7 @@ def linear_scan_backward(grad, a, h, *, axis=-1, h0=None, reverse=False, engine=
     --------
     >>> import numpy as np
     >>> h = linear_scan(0.5, np.array([1.0, 0.0, 0.0]))
-    >>> grad_a, grad_b, grad_h0 = linear_scan_backward(np.array([0.0, 0.0, 1.0]), 0.5, h)     # of the last h = 0.5 * 0.5
+    >>> grad_a, grad_b, grad_h0 = linear_scan_backward(np.array([0.0, 0.0, 1.0]), 0.5, h)    # of h_2 = 0.5 * 0.5
     >>> grad_a.item(), grad_b, grad_h0
     (1.0, array([0.25, 0.5 , 1.  ]), None)
     """
@@ -134,7 +134,7 @@ def linear_scan_backward(grad, a, h, *, axis=-1, h0=None, reverse=False, engine=
     return run.linear_scan_backward(grad, a, h, _axis(h, "h", axis), h0, bool(reverse))
 
 
-# --- Checks ---------------------------------------------------------------------------------------------------------------
+# --- Checks -----------------------------------------------------------------------------------------------------------
 
 
 def _on_card(x):
@@ -172,7 +172,7 @@ def _cuda():
     try:
         from numba import cuda  # noqa: F401
     except ImportError as error:
-        raise ImportError(f"arrays on a card need numba.cuda, and it is missing: pip install numba-cuda ({error})") from None
+        raise ImportError(f"arrays on a card need numba.cuda: pip install numba-cuda ({error})") from None
     from . import cuda as engine
     return engine
 

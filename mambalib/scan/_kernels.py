@@ -1,11 +1,11 @@
-"""What numba compiles for the scan on the processor's cores: three kernels, and a tile of sequences in vector registers.
+"""What numba compiles for the scan on the cores: three kernels, and tiles of sequences in vector registers.
 
 Everything compiled stands in this one file, since numba's cache looks at the date of a function's own file alone.
 
 Each array comes to a kernel as its memory, flat, and a row of `at`: where it starts, its strides along three axes of
-sequences, its stride in time, all counted in numbers. `size` is (n0, n1, n2, L), `state` what each sequence starts from, and
-where its last state is left. Besides the states a kernel makes, by `mode`, to_t = factor_t x_{t-1} with the state x_{t-1}
-that came into the step, or the sum of these over time, in the dtype of `sums`.
+sequences, its stride in time, all counted in numbers. `size` is (n0, n1, n2, L), `state` what each sequence starts
+from, and where its last state is left. Besides the states a kernel makes, by `mode`, to_t = factor_t x_{t-1} with the
+state x_{t-1} that came into the step, or the sum of these over time, in the dtype of `sums`.
 """
 
 import numpy as np
@@ -20,12 +20,12 @@ VECTORS = 8                                          # registers of columns side
 BLOCKS = 256                                         # pieces that the work is cut in for the threads, at most
 
 
-# --- Columns: neighbours in memory belong to different sequences ----------------------------------------------------------
+# --- Columns: neighbours in memory belong to different sequences ------------------------------------------------------
 
 
 @njit(parallel=True, cache=True)
 def columns(a, b, out, factor, to, at, state, size, mode, sums, wide, total):
-    """`total` strips of sequences. b, out, factor and to have stride 1 along the last axis of sequences, a has 1 or 0."""
+    """`total` strips of sequences. Along the last axis of sequences all strides are 1, and that of a is 1 or 0."""
     blocks = min(total, BLOCKS)
     for block in prange(blocks):
         first, last = block * total // blocks, (block + 1) * total // blocks
@@ -54,7 +54,7 @@ def _start(at, array, k, size):
 
 @njit(cache=True)
 def _strip(a, b, out, factor, to, at, state, size, mode, x, acc, k, w):
-    """w neighbouring sequences from number k on: as many as fill registers, then the rest, side by side in a local array."""
+    """w neighbouring sequences from number k on: in registers if they fill them, else in a local array."""
     L, W, each = size[3], width(out), at[0, 3]
     sa, sb, so, sf, st = at[0, TIME], at[1, TIME], at[2, TIME], at[3, TIME], at[4, TIME]
     A, B, O = _start(at, 0, k, size), _start(at, 1, k, size), _start(at, 2, k, size)
@@ -82,13 +82,14 @@ def _strip(a, b, out, factor, to, at, state, size, mode, x, acc, k, w):
             to[T + i] += acc[i]
 
 
-# --- Rows: neighbours in memory are steps of one sequence -----------------------------------------------------------------
+# --- Rows: neighbours in memory are steps of one sequence -------------------------------------------------------------
 
 
 @njit(parallel=True, cache=True)
 def rows(a, b, out, factor, to, at, state, size, mode, sums, tiled, line, total):
-    """`total` groups of W sequences, in tiles of W steps where `tiled`: all arrays have stride 1, or all -1, in time; a may have 0.
+    """`total` groups of W sequences, in tiles of W steps where `tiled`.
 
+    Then all arrays have stride 1 in time, or all have -1; a may have 0.
     `line` is the position of `out` in its cache line, in numbers. Any other strides go one number after the other.
     """
     blocks = min(total, BLOCKS)
@@ -103,7 +104,7 @@ def some_rows(a, b, out, factor, to, at, state, size, mode, sums, tiled, line, f
     sa, up = at[0, TIME], at[2, TIME] > 0
     ahead = AHEAD * W * at[2, TIME] if L > 2 * AHEAD * W else W * at[2, 3]               # or the next W rows
     starts, x, acc = np.empty((5, W), np.int64), np.empty(W, out.dtype), np.empty(W, sums.dtype)
-    square, corners = np.empty(W * W, a.dtype), np.empty(W, np.int64)    # a tile of decays that are the same at all steps
+    square, corners = np.empty(W * W, a.dtype), np.empty(W, np.int64)    # a tile of decays, one for all steps
     for r in range(W):
         corners[r] = r * W
     for group in range(first, last):
@@ -153,12 +154,12 @@ def _walk(a, b, out, factor, to, starts, at, x, acc, n, first, last, mode):
         x[r], acc[r] = state, total
 
 
-# --- Chunks of rows -------------------------------------------------------------------------------------------------------
+# --- Chunks of rows ---------------------------------------------------------------------------------------------------
 
 
 @njit(parallel=True, cache=True)
 def pairs(a, b, at, decay, state, size):
-    """What each chunk of L steps amounts to: h -> decay h + state. L is a multiple of W; b has stride 1 or -1 in time."""
+    """What each chunk of L steps amounts to: h -> decay h + state. L is a multiple of W, strides are as in tiles."""
     W = width(b)
     for group in prange((state.size + W - 1) // W):
         _chunk_pairs(a, b, at, decay, state, size, group * W, min(state.size, (group + 1) * W))
@@ -186,7 +187,7 @@ def _chunk_pairs(a, b, at, decay, state, size, first, last):
 
 @njit(cache=True)
 def carry(a, b, at, decay, state, final, size):
-    """`state` becomes what comes into each chunk; `final`, what comes into each row's first, becomes what leaves its last."""
+    """`state` becomes what comes into each chunk; `final`, what comes into a row, becomes what leaves it."""
     for row in range(final.size):
         x = final[row]
         for k in range(row * size[2], (row + 1) * size[2]):
@@ -199,7 +200,7 @@ def carry(a, b, at, decay, state, final, size):
         final[row] = x
 
 
-# --- Registers ------------------------------------------------------------------------------------------------------------
+# --- Registers --------------------------------------------------------------------------------------------------------
 # What follows is written in LLVM's instructions, as the compiler does not find it by itself.
 
 WIDTHS = {types.float32: 16, types.float64: 8}       # W: 64 bytes, a cache line and the widest register
@@ -255,15 +256,16 @@ class _Registers:
         self.builder.call(fetch, [self.builder.bitcast(p, address), i32(int(write)), i32(2), i32(1)])
 
 
-# Rows that lie behind each other in memory cannot be scanned side by side as they are: a vector register holds neighbours in
-# memory, and those are steps of one row, which wait for each other. So W rows are read W steps at a time, the square is
-# turned on its diagonal, which puts one step of all rows into a register, W steps are done, and the result is turned back.
-# The processor does not foresee the W rows of three arrays at once, and is asked for them ahead of time.
-# One core, (4096, 4096) float32: 1.75 ns an element one row after the other, 1.0 with four rows at once, 0.56 with tiles.
+# Rows that lie behind each other in memory cannot be scanned side by side as they are: a vector register holds
+# neighbours in memory, and those are steps of one row, which wait for each other. So W rows are read W steps at a time,
+# the square is turned on its diagonal, which puts one step of all rows into a register, W steps are done, and the
+# result is turned back. The processor does not foresee the W rows of three arrays at once, and is asked for them ahead
+# of time. One core, (4096, 4096) float32: 1.75 ns an element one row after the other, 1.0 with four rows at once, 0.56
+# with tiles.
 
 
 def _transpose(builder, rows):
-    """W registers of W lanes, turned on the diagonal: blocks of W/2 x W/2 swap places, then blocks of half that size, ..."""
+    """W registers of W lanes, turned on the diagonal: blocks of W/2 x W/2 swap places, then blocks of half that, ..."""
     rows = list(rows)
     W = len(rows)
     half = W // 2
@@ -280,7 +282,7 @@ def _transpose(builder, rows):
 
 
 class _Tile(_Registers):
-    """W rows of an array, W steps from `place` on; `starts` names the array that holds, from its entry `first` on, the rows'."""
+    """W rows of an array, W steps from `place` on. The rows start where `starts` says, from its entry `first` on."""
 
     def rows(self, starts, first, place):
         for r in range(self.W):
@@ -313,8 +315,8 @@ class _Tile(_Registers):
 def scan_tiles(typingctx, a, a_rows, moves, b, out, factor, to, starts, x, acc, head, tail, mode, up, ahead):
     """x <- a x + b from step `head` to `tail` of W rows, every state written to `out`; acc or `to` as `mode` says.
 
-    The rows of a start at `a_rows`, and do not move on where `moves` is 0; the others at the rows of `starts`. What will be needed
-    lies `ahead` numbers further on.
+    The rows of a start at `a_rows`, and do not move on where `moves` is 0; the others at the rows of `starts`. What
+    will be needed soon lies `ahead` numbers further on.
     """
     def generate(context, builder, signature, args):
         if b.dtype not in WIDTHS:
@@ -370,8 +372,8 @@ def pair_tiles(typingctx, a, a_rows, moves, b, starts, decay, x, steps, up, ahea
     return types.void(a, a_rows, moves, b, starts, decay, x, steps, up, ahead), generate
 
 
-# Columns lie as registers do. In the compiler's own code for `_strip` the states still go through memory at every step, since
-# it cannot know that `out` does not overlap them: 1.0 ns an element where this takes 0.43, the speed of memory.
+# Columns lie as registers do. In the compiler's own code for `_strip` the states still go through memory at every step,
+# since it cannot know that `out` does not overlap them: 1.0 ns an element where this takes 0.43, the speed of memory.
 
 
 def _strip_steps(vectors):
@@ -388,7 +390,8 @@ def _strip_steps(vectors):
                 states = [cgutils.alloca_once_value(builder, strip.load(18, v)) for v in lanes]
                 sums = [cgutils.alloca_once_value(builder, strip.load(19, v, strip.wide)) for v in lanes]
                 with cgutils.for_range(builder, L, intp=L.type) as loop:
-                    start = {i: builder.add(args[i + 1], builder.mul(loop.index, args[i + 2])) for i in (0, 3, 6, 9, 12)}
+                    t, arrays = loop.index, (0, 3, 6, 9, 12)
+                    start = {i: builder.add(args[i + 1], builder.mul(t, args[i + 2])) for i in arrays}
                     for v, lane in enumerate(lanes):
                         at = {i: builder.add(s, lane) for i, s in start.items()}
                         came = builder.load(states[v])

@@ -2,18 +2,19 @@
 
 An array is seen as sequences, and where its numbers lie in memory decides how they are scanned:
 
-    columns    neighbours belong to different sequences (time is not the last axis): 16 sequences at a time, their states
-               in a small local array.
-    rows       neighbours are steps of one sequence: 16 sequences at a time in tiles of 16 steps . What fills no
-               tile, and strides that fit neither kernel, one number after the other.
+    columns    neighbours belong to different sequences (time is not the last axis): up to 128 sequences side by side,
+               their states in registers.
+    rows       neighbours are steps of one sequence: 16 sequences at a time, in tiles of 16 steps. What fills no tile,
+               and strides that fit neither kernel, go one number after the other.
     chunks     few long rows: each cut in chunks which are scanned like rows, twice, in windows that stay in the cache.
                First for the pair (a, b) that a chunk amounts to, then from the state that the chunks before it lead to.
 
-In the first two every sequence is scanned in the order of its steps, a product, rounded, and a sum, rounded, as in NumPy.
-Chunks are cut at the same places on every machine, and where a pair is not finite its chunk is walked through instead.
+In the first two every sequence is scanned in the order of its steps, a product, rounded, and a sum, rounded, as in
+NumPy. Chunks are cut at the same places on every machine, and where a pair is not finite its chunk is walked through
+instead.
 
-The gradient is the same recurrence run back, g_{t-1} = a_t g_t + grad_{t-1}, and grad_a_t = h_{t-1} g_t is the state that
-comes into that step times a known factor: the kernels write these products, or their sum over time, on the way.
+The gradient is the same recurrence run back, g_{t-1} = a_t g_t + grad_{t-1}, and grad_a_t = h_{t-1} g_t is the state
+that comes into that step times a known factor: the kernels write these products, or their sum over time, on the way.
 """
 
 import threading
@@ -27,7 +28,7 @@ from .reference import unbroadcast
 
 CHUNK, WINDOW = 1024, 2**20                          # steps in a chunk, numbers in a window
 SMALL = 2**15                                        # fewer numbers than this are not worth waking the other cores
-FEW, LONG = 64, 2**14                                # fewer sequences than this, of at least this length, are cut in chunks
+FEW, LONG = 64, 2**14                                # fewer sequences than this, each at least so long, are cut in chunks
 
 _launch = threading.Lock()                           # numba's simplest threading layer ends the process on two at once
 
@@ -68,7 +69,7 @@ def linear_scan_backward(grad, a, h, axis, h0, reverse):
     return unbroadcast(grad_a, shape_a), grad_b, None if h0 is None else unbroadcast(grad_h0, h0.shape)
 
 
-# --- From arrays of any strides to sequences ------------------------------------------------------------------------------
+# --- From arrays of any strides to sequences --------------------------------------------------------------------------
 
 
 def _views(x, shape, axis, reverse):
@@ -90,7 +91,7 @@ def _empty_like(x):
 
 
 class _Memory:
-    """What NumPy needs to look at `owner`'s memory as a flat array. Never marked read-only: numba would compile again."""
+    """What NumPy needs to see `owner`'s memory as a flat array. Never marked read-only: numba would compile again."""
 
     def __init__(self, owner, address, n):
         self.owner = owner
@@ -121,7 +122,7 @@ def _sequences(arrays):
 
 
 def _scan(a, b, out, state, mode=SCAN, factor=None, to=None):
-    """out_t = a_t out_{t-1} + b_t from `state`, time last; by `mode` also to_t = factor_t out_{t-1}, or these added to `to`."""
+    """out_t = a_t out_{t-1} + b_t from `state`, time last; by `mode`, to_t = factor_t out_{t-1}, or these added up."""
     L = out.shape[-1]
     if out.size == 0:
         return

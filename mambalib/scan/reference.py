@@ -1,7 +1,8 @@
 """The linear recurrence h_t = a_t h_{t-1} + b_t in NumPy, one definition and two parallel scans, written to be read.
 
 Time is the first axis here, and a has the shape of b. A pair (a, b) stands for the map h -> a h + b; doing one map and
-then another is again such a map, and `combine` finds its pair. A scan combines all the pairs up to t, for every t at once::
+then another is again such a map, and `combine` finds its pair. A scan combines all the pairs up to t, for every t at
+once::
 
     sequential        L - 1 combinations one after the other: work L, depth L
     hillis_steele     each sweep reaches twice as far back: work about L log2 L, depth log2 L
@@ -42,7 +43,7 @@ class Counter:
         return combine(left, right)
 
 
-# --- Forward --------------------------------------------------------------------------------------------------------------
+# --- Forward ----------------------------------------------------------------------------------------------------------
 
 
 def sequential(a, b, h0=0):
@@ -124,7 +125,7 @@ def padded(a, b):
     return np.concatenate([a, ones]), np.concatenate([b, zeros])
 
 
-# --- Backward -------------------------------------------------------------------------------------------------------------
+# --- Backward ---------------------------------------------------------------------------------------------------------
 
 
 def sequential_backward(grad, a, h, h0=0):
@@ -178,7 +179,7 @@ def blelloch_mirrored_sweeps(a, b, combine=combine):
     yield combine((a, b), own)
 
 
-# --- The engine -----------------------------------------------------------------------------------------------------------
+# --- The engine -------------------------------------------------------------------------------------------------------
 
 
 def linear_scan(a, b, axis, h0, reverse, method=sequential):

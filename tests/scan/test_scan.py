@@ -1,6 +1,7 @@
-"""Every engine of the scan, forward and backward, against a loop over time in float64; the trees' sweeps; what is refused.
+"""Every engine of the scan, forward and backward, against a loop in float64; the trees' sweeps; what is refused.
 
-An engine is a line in ENGINES. Sizes are small enough for a card's simulator; what only long arrays show has its own tests.
+An engine is a line in ENGINES. Sizes are small enough for a card's simulator; what only long arrays show has its own
+tests.
 """
 
 import math
@@ -52,7 +53,7 @@ def engine(request):
     return ENGINES[request.param]
 
 
-# --- The oracle: the definition, in the widest dtype ----------------------------------------------------------------------
+# --- The oracle: the definition, in the widest dtype ------------------------------------------------------------------
 
 
 def wide(x):
@@ -72,7 +73,7 @@ def loop(a, b, axis=-1, h0=None, reverse=False):
 
 
 def unrolled(grad, a, b, axis, h0, reverse):
-    """The gradient, from h = M b + (product of all decays up to t) h0 with M[t, s] = a_{s+1} ... a_t: no recurrence in it.
+    """The gradient, from h = M b + (product of all decays up to t) h0 with M[t, s] = a_{s+1} ... a_t.
 
     dh_t / db_s = M[t, s], dh_t / da_s = M[t, s] h_{s-1}, dh_t / dh0 = M[t, 0] a_0; the conjugate for complex arrays.
     """
@@ -103,7 +104,7 @@ def summed(x, shape):
     return x
 
 
-# --- What is drawn --------------------------------------------------------------------------------------------------------
+# --- What is drawn ----------------------------------------------------------------------------------------------------
 
 
 LENGTHS = st.one_of(st.integers(0, 5), st.sampled_from([7, 8, 16, 17, 31, 33]))
@@ -124,7 +125,7 @@ def decays(rng, shape, dtype):
 
 
 def strided(draw, x):
-    """x with its values where they are and its memory otherwise: axes in another order, cut from a larger array, backwards."""
+    """x with the same values in other memory: axes in another order, cut from a larger array, backwards."""
     order = draw(st.permutations(range(x.ndim)))
     steps = [draw(st.sampled_from([1, 1, 1, 2, -1, -2])) for _ in range(x.ndim)]
     room = np.full([x.shape[i] * abs(steps[i]) for i in order], np.nan, x.dtype)
@@ -159,7 +160,7 @@ def assert_near(got, expected, dtype, size=1.0):
     np.testing.assert_allclose(got, expected, rtol=0, atol=60 * np.finfo(dtype).eps * largest)
 
 
-# --- Forward --------------------------------------------------------------------------------------------------------------
+# --- Forward ----------------------------------------------------------------------------------------------------------
 
 
 @given(st.data())
@@ -242,7 +243,7 @@ def test_a_zero_does_not_stop_infinity(engine):
         assert np.isnan(engine.forward(a, b)[2:]).all()
 
 
-# --- Backward -------------------------------------------------------------------------------------------------------------
+# --- Backward ---------------------------------------------------------------------------------------------------------
 
 
 @given(st.data())
@@ -269,7 +270,7 @@ def test_the_gradient_is_that_of_the_unrolled_sum(engine, data):
 def test_the_gradient_is_that_of_finite_differences(engine, reverse, dtype):
     """For z = x + iy it is dloss/dx + i dloss/dy, of the real loss sum(Re(conj(weight) h))."""
     rng = np.random.default_rng(5)
-    a, b, h0, weight = numbers(rng, (5, 1), dtype, 0.5), numbers(rng, (5, 3), dtype), numbers(rng, (3,), dtype), numbers(rng, (5, 3), dtype)
+    a, b, h0, weight = (numbers(rng, shape, dtype) for shape in ((5, 1), (5, 3), (3,), (5, 3)))
     how = {"axis": 0, "reverse": reverse}
     h = engine.forward(a, b, h0=h0, **how)
     got = engine.backward(weight, a, h, h0=h0, **how)
@@ -300,11 +301,12 @@ def test_nan_in_the_gradient_lands_where_the_loop_puts_it(engine, axis, shape):
         np.testing.assert_allclose(g, e, atol=1e-12)
 
 
-# --- Long arrays, on the cores --------------------------------------------------------------------------------------------
+# --- Long arrays, on the cores ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("shape, axis", [
-    ((2**20,), 0), ((3, 2**17 + 5), 1), ((2**17 - 1, 2), 0), ((40, 4099), 1), ((1500, 37), 1), ((2, 600, 160), 1), ((70, 1021, 3), 1),
+    ((2**20,), 0), ((3, 2**17 + 5), 1), ((2**17 - 1, 2), 0), ((40, 4099), 1), ((1500, 37), 1), ((2, 600, 160), 1),
+    ((70, 1021, 3), 1),
 ], ids=str)
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("how", ["full", "constant"])
@@ -367,7 +369,7 @@ def test_several_python_threads_may_scan_at_once():
             assert np.array_equal(h, linear_scan(0.5, b, engine="reference"))
 
 
-# --- The sweeps, for the diagrams -----------------------------------------------------------------------------------------
+# --- The sweeps, for the diagrams -------------------------------------------------------------------------------------
 
 
 SWEEPS = {
@@ -407,7 +409,8 @@ def test_frames_are_not_changed_afterwards(name):
 @given(st.lists(st.floats(-2, 2), min_size=6, max_size=6))
 def test_combine_is_associative_and_is_one_map_after_the_other(values):
     one, two, three = zip(values[::2], values[1::2])
-    left, right = (reference.combine(reference.combine(one, two), three), reference.combine(one, reference.combine(two, three)))
+    left = reference.combine(reference.combine(one, two), three)
+    right = reference.combine(one, reference.combine(two, three))
     assert left == pytest.approx(right, abs=1e-12)
     h = 0.7
     step_by_step = two[0] * (one[0] * h + one[1]) + two[1]
@@ -415,19 +418,25 @@ def test_combine_is_associative_and_is_one_map_after_the_other(values):
     assert a * h + b == pytest.approx(step_by_step, abs=1e-12)
 
 
-# --- What is refused ------------------------------------------------------------------------------------------------------
+# --- What is refused --------------------------------------------------------------------------------------------------
 
 
 ONES = np.ones((2, 3, 4))
-OTHER = {                                            # name: (arguments of both functions besides h or b, the error, its message)
+OTHER = {                                            # name: (arguments besides b or h, the error, its message)
     "axis": ({"axis": 3}, ValueError, r"axis: expected -3 to 2 for NAME of shape \(2, 3, 4\), got 3"),
     "negative axis": ({"axis": -4}, ValueError, "axis: expected -3 to 2 .*, got -4"),
     "axis of another type": ({"axis": 1.0}, TypeError, "axis: expected an integer, got 1.0"),
     "reverse": ({"reverse": "yes"}, TypeError, "reverse: expected True or False, got 'yes'"),
     "engine": ({"engine": "gpu"}, ValueError, "engine: expected one of 'reference', 'cpu', 'cuda', got 'gpu'"),
-    "a card's engine": ({"engine": "cuda"}, TypeError, "NAME: expected an array on a card, where the engine 'cuda' runs, got ndarray"),
-    "shape of a": ({"a": np.ones(3)}, ValueError, r"a: expected a shape that broadcasts to \(2, 3, 4\) = that of NAME, got \(3,\)"),
-    "a larger a": ({"a": np.ones((5, 2, 3, 4))}, ValueError, r"a: expected a shape that broadcasts to .*, got \(5, 2, 3, 4\)"),
+    "a card's engine": (
+        {"engine": "cuda"}, TypeError, "NAME: expected an array on a card, where the engine 'cuda' runs, got ndarray",
+    ),
+    "shape of a": (
+        {"a": np.ones(3)}, ValueError, r"a: expected a shape that broadcasts to \(2, 3, 4\) = that of NAME, got \(3,\)",
+    ),
+    "a larger a": (
+        {"a": np.ones((5, 2, 3, 4))}, ValueError, r"a: expected a shape that broadcasts to .*, got \(5, 2, 3, 4\)",
+    ),
     "dtype of a": ({"a": np.ones(4, np.float32)}, TypeError, "a: expected dtype float64, that of NAME, got float32"),
     "integers": ({"a": np.ones(4, int)}, TypeError, "a: expected dtype float32 or .*, got int64"),
     "complex a": ({"a": 1j}, TypeError, "a: expected a real number, as NAME is float64, got 1j"),
@@ -437,7 +446,9 @@ OTHER = {                                            # name: (arguments of both 
         {"axis": 1, "h0": np.ones(3)}, ValueError,
         r"h0: expected a shape that broadcasts to \(2, 4\) = that of NAME without axis 1, got \(3,\)",
     ),
-    "dtype of h0": ({"h0": np.ones(3, np.complex64)}, TypeError, "h0: expected dtype float64, that of NAME, got complex64"),
+    "dtype of h0": (
+        {"h0": np.ones(3, np.complex64)}, TypeError, "h0: expected dtype float64, that of NAME, got complex64",
+    ),
 }
 
 
@@ -493,7 +504,7 @@ def test_nothing_is_copied_between_host_and_card():
         linear_scan(0.5, OnACard(np.ones(3)), engine="cpu")
 
 
-# --- What else a user may give --------------------------------------------------------------------------------------------
+# --- What else a user may give ----------------------------------------------------------------------------------------
 
 
 def test_numbers_take_the_dtype_of_the_array():
