@@ -17,12 +17,12 @@ from math import prod
 import numpy as np
 from numba import config, cuda
 
-try:                                                    # numba-cuda, the target's home since 2025
-    from numba.cuda import types
-    from numba.cuda.extending import intrinsic
-except ImportError:                                     # the target built into numba, and the simulator
+if config.ENABLE_CUDASIM or cuda.__file__.partition("numba_cuda")[1] == "":     # the simulator, and the target built into numba
     from numba import types
     from numba.extending import intrinsic
+else:                                                   # numba-cuda, the target's home since 2025
+    from numba.cuda import types
+    from numba.cuda.extending import intrinsic
 
 __all__ = ["cuda", "types", "intrinsic", "SIMULATED", "Memory", "View", "view", "contiguous", "new", "zeros", "full", "permuted",
            "stream", "device", "launch", "processors"]

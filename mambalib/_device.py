@@ -1,6 +1,7 @@
 """What a kernel does below the level of arrays: read and write memory by address, and pass values between the lanes of a warp.
 
-    memory(dtype, width)     load, store: one element; load_vector, store_vector: `width` neighbours in one 16-byte access
+    memory(dtype, width)     load, store: one element; load_vector, store_vector: `width` neighbours in one 16-byte access; prefetch
+                             asks for the 128 bytes around an element, so that the card's second cache has them when they are read
     board(dtype), ticket     what the blocks of one launch tell each other: pairs and states, who goes next
     shuffle, shuffle_up, shuffle_down      a register of another lane
     any_lane, any_thread     whether a condition holds in any lane of the warp; in any thread of the block (a barrier)
@@ -97,7 +98,15 @@ if not SIMULATED:
                 return context.get_dummy_value()
             return types.void(types.int64, types.int64, values, types.int64), codegen
 
-        return SimpleNamespace(load=load, store=store, load_vector=load_vector, store_vector=store_vector)
+        @intrinsic
+        def prefetch(typingctx, address, i):
+            def codegen(context, builder, sig, args):
+                place = builder.add(args[0], builder.mul(args[1], I64(size)))
+                builder.asm(ir.FunctionType(ir.VoidType(), [I64]), "prefetch.global.L2 [$0];", "l", [place], True)
+                return context.get_dummy_value()
+            return types.void(types.int64, types.int64), codegen
+
+        return SimpleNamespace(load=load, store=store, load_vector=load_vector, store_vector=store_vector, prefetch=prefetch)
 
     @intrinsic
     def ticket(typingctx, address, i):
@@ -234,7 +243,10 @@ else:
             assert i % width == 0, "a vector that is not aligned"
             address.array[address.at(i, width)] = _round(values[j:j + width], dtype)
 
-        return SimpleNamespace(load=load, store=store, load_vector=load_vector, store_vector=store_vector)
+        def prefetch(address, i):
+            address.at(i)
+
+        return SimpleNamespace(load=load, store=store, load_vector=load_vector, store_vector=store_vector, prefetch=prefetch)
 
     def ticket(address, i):
         count = address.array[address.at(i)].view(np.int64)

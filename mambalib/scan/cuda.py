@@ -21,6 +21,7 @@ DTYPES = ("float32", "float64", "float16", "bfloat16", "uint16", "void16")     #
 
 WARPS = 2 if SIMULATED else 8                           # of a block, at most
 THREADS = 8 if SIMULATED else 128                       # of a block that holds several rows
+REACH, FEW = 2, 16                                      # tiles ahead, a multiprocessor, to ask for where rows are few: blocks wait for each other
 ELEMENTS = {"forward": 16, "backward": 8}               # that a thread owns; backward keeps half as many registers again for each
 
 Plan = namedtuple("Plan", "order shape rest back back_rest kernel blocks threads sizes words")
@@ -152,7 +153,7 @@ def _plan(dtype, shape, strides, a_shape, a_strides, h0_shape, h0_strides, axis,
         look_back = tiles > 1
         make = cuda_rows.backward if grad_a_dtype else cuda_rows.forward
         kernel = make(dtype, reverse, same, vector_a, b_aligned, width, vectors, lanes, warps, look_back, *last)
-        sizes = outer, length, tiles, () if same else (split, a_outer, a_inner, a_time)
+        sizes = outer, length, tiles, int(REACH * processors()) if outer <= FEW else 0, () if same else (split, a_outer, a_inner, a_time)
         blocks = outer * tiles if look_back else -(-outer // (threads // (lanes * warps)))
         words = board(dtype).slots * outer * tiles + 1
     else:

@@ -5,10 +5,11 @@ from math import prod
 
 import numpy as np
 
-from .._cuda import contiguous, cuda, full, launch, new, permuted, view
+from .._cuda import SIMULATED, contiguous, cuda, full, launch, new, permuted, view
 from .._device import accumulator, memory
 
 FAN_IN = 64                                             # numbers that one thread of a sum adds
+THREADS = 8 if SIMULATED else 256                       # of a block
 
 
 def is_dense(shape, strides):
@@ -26,7 +27,7 @@ def copied(like, address, shape, strides, stream):
     n, v = prod(shape), view(out)
     if n:
         groups = collapsed(shape, strides) or [(1, 0)]
-        launch(_gather(v.dtype), -(-n // 256), min(n, 256), stream, address, v.address, n, tuple(m for m, _ in groups), tuple(s for _, s in groups))
+        launch(_gather(v.dtype), -(-n // THREADS), THREADS, stream, address, v.address, n, tuple(m for m, _ in groups), tuple(s for _, s in groups))
     return out
 
 
@@ -83,6 +84,8 @@ def summed(x, like, order, shape, stream):
             groups.append([n, m != n])
     out = new(like, [m for i, m in zip(order, sizes) if i >= missing])
     source, dtype, hold = v.address, v.dtype, [x]
+    if not any(over for _, over in groups):             # nothing to add, but another dtype
+        groups.append([1, True])
     while any(over for _, over in groups):
         at = next(i for i, (_, over) in enumerate(groups) if over)
         n, outer, inner = groups[at][0], prod(m for m, _ in groups[:at]), prod(m for m, _ in groups[at + 1:])
@@ -92,7 +95,7 @@ def summed(x, like, order, shape, stream):
         target = out if last else new(like, (outer * parts * inner,), "float64")
         t = view(target)
         threads = outer * parts * inner
-        launch(_sum(dtype, t.dtype), -(-threads // 256), min(threads, 256), stream, source, t.address, outer, n, parts, inner)
+        launch(_sum(dtype, t.dtype), -(-threads // THREADS), THREADS, stream, source, t.address, outer, n, parts, inner)
         source, dtype = t.address, t.dtype
         hold.append(target)
     return permuted(out, inverse([i - missing for i in order if i >= missing]))

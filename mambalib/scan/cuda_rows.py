@@ -176,13 +176,14 @@ def tile_scanner(dtype, width, vectors, lanes, warps, look_back):
 
 @lru_cache(maxsize=None)
 def access(dtype, width, vectors, hop, vectorised, reverse):
-    """The device functions `read` and `write` for a thread's vectors, `hop` elements of the row apart.
+    """The device functions `read`, `write` and `ask` for a thread's vectors, `hop` elements of the row apart.
 
     low: the place in the row of the first; n: the row's length; x: the elements, in the order of the scan; element m is at base + m * step.
     A thread all of whose vectors lie in the row, as most do, asks once and knows all its addresses from one.
     """
     touch = memory(dtype, width)
     load, load_vector, store, store_vector = touch.load, touch.load_vector, touch.store, touch.store_vector
+    touch_ahead = touch.prefetch
     least, most = min(0, hop * (vectors - 1)), max(0, hop * (vectors - 1)) + width
 
     @cuda.jit(device=True)
@@ -228,7 +229,15 @@ def access(dtype, width, vectors, hop, vectorised, reverse):
                         if m + v >= 0 and m + v < n:
                             store(address, base + m + v, x[j * width + v])
 
-    return read, write
+    @cuda.jit(device=True)
+    def ask(address, base, low, n):
+        """Have the vectors of all threads on their way to the second cache."""
+        if vectorised and cuda.threadIdx.x % 8 == 0:    # eight threads read one line of 128 bytes
+            for j in range(vectors):
+                if low + j * hop >= 0 and low + j * hop < n:
+                    touch_ahead(address, base + low + j * hop)
+
+    return read, write, ask
 
 
 @lru_cache(maxsize=None)
@@ -268,15 +277,15 @@ def forward(dtype, reverse, same, vector_a, vector_b, width, vectors, lanes, war
     """
     acc = accumulator(dtype)
     size, per_row, stride = width * vectors, lanes * warps, -width if reverse else width
-    read, write = access(dtype, width, vectors, stride * lanes, vector_b, reverse)
-    read_a, _ = access(dtype, width, vectors, stride * lanes, vector_a, reverse)
+    read, write, ask = access(dtype, width, vectors, stride * lanes, vector_b, reverse)
+    read_a, _, ask_a = access(dtype, width, vectors, stride * lanes, vector_a, reverse)
     place = placer(same, vector_b, reverse, width)
     load = memory(dtype, width).load
     slots, peek, everyone = board(dtype).slots, board(dtype).peek, SIMULATED
     states = tile_scanner(dtype, width, vectors, lanes, warps, look_back)
 
     @cuda.jit
-    def scan_rows(a, b, h, h0, rows, length, tiles, layout, state):
+    def scan_rows(a, b, h, h0, rows, length, tiles, reach, layout, state):
         xa = cuda.local.array(size, acc)
         xb = cuda.local.array(size, acc)
         entry = cuda.local.array(vectors, acc)
@@ -297,6 +306,14 @@ def forward(dtype, reverse, same, vector_a, vector_b, width, vectors, lanes, war
         low = origin + stride * ((tile * warps + warp) * vectors * lanes + lane)
         read_a(a, a_row, a_time, low, n, xa, acc(1))
         read(b, start, 1, low, n, xb, acc(0))
+        if look_back:
+            upcoming = drawn[0] + reach
+            if reach > 0 and upcoming < rows * tiles:
+                next_tile = upcoming // rows
+                next_start, next_n, next_a_row, _, origin = place(upcoming - next_tile * rows, rows, length, layout)
+                next_low = origin + stride * ((next_tile * warps + warp) * vectors * lanes + lane)
+                ask_a(a, next_a_row, next_low, next_n)
+                ask(b, next_start, next_low, next_n)
         carry = acc(0)
         if h0 != 0 and row < rows and tile == 0:
             carry = load(h0, row)
@@ -323,16 +340,16 @@ def backward(dtype, reverse, same, vector_a, vector_b, width, vectors, lanes, wa
     """
     acc = accumulator(dtype)
     size, per_row, stride = width * vectors, lanes * warps, -width if reverse else width
-    read, write = access(dtype, width, vectors, stride * lanes, vector_b, reverse)
-    read_a, _ = access(dtype, width, vectors, stride * lanes, vector_a, reverse)
-    _, write_a = access(grad_a_dtype, width, vectors, stride * lanes, vector_b and dtype == grad_a_dtype, reverse)   # 16 bytes at most
+    read, write, ask = access(dtype, width, vectors, stride * lanes, vector_b, reverse)
+    read_a, _, ask_a = access(dtype, width, vectors, stride * lanes, vector_a, reverse)
+    _, write_a, _ = access(grad_a_dtype, width, vectors, stride * lanes, vector_b and dtype == grad_a_dtype, reverse)   # 16 bytes at most
     place = placer(same, vector_b, reverse, width)
     load, store = memory(dtype, width).load, memory(dtype, width).store
     slots, peek, everyone = board(dtype).slots, board(dtype).peek, SIMULATED
     states = tile_scanner(dtype, width, vectors, lanes, warps, look_back)
 
     @cuda.jit
-    def scan_rows_backward(grad, a, h, h0, grad_a, grad_b, grad_h0, rows, length, tiles, layout, state):
+    def scan_rows_backward(grad, a, h, h0, grad_a, grad_b, grad_h0, rows, length, tiles, reach, layout, state):
         xa = cuda.local.array(size, acc)
         xb = cuda.local.array(size, acc)
         xh = cuda.local.array(size, acc)
@@ -358,6 +375,15 @@ def backward(dtype, reverse, same, vector_a, vector_b, width, vectors, lanes, wa
         read_a(a, a_row, a_time, low, n, xa, acc(1))
         read(grad, start, 1, low, n, xb, acc(0))
         read(h, start, 1, low, n, xh, h_first)
+        if look_back:
+            upcoming = drawn[0] + reach
+            if reach > 0 and upcoming < rows * tiles:
+                next_tile = upcoming // rows
+                next_start, next_n, next_a_row, _, origin = place(upcoming - next_tile * rows, rows, length, layout)
+                next_low = origin + stride * ((next_tile * warps + warp) * vectors * lanes + lane)
+                ask_a(a, next_a_row, next_low, next_n)
+                ask(grad, next_start, next_low, next_n)
+                ask(h, next_start, next_low, next_n)
         for j in range(vectors):
             m_j = low + j * stride * lanes
             a_before, h_after = shuffle_up(xa[j * width + width - 1], 1), shuffle_down(xh[j * width], 1)
