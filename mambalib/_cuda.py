@@ -1,8 +1,9 @@
 """The one door to CUDA: numba's `cuda`, and arrays of every library that keeps them on a card.
 
-A kernel of this package takes addresses and integers, not arrays: describing an array to numba costs about ten microseconds of
-Python, an integer one. `view` gives an array's address, shape and strides; `new`, `zeros` and `full` make arrays of the
-library that the caller's array came from, so that results come back in kind; `launch` runs a kernel on the caller's stream.
+A kernel of this package takes addresses and integers, not arrays: describing an array to numba costs about ten
+microseconds of Python, an integer one. `view` gives an array's address, shape and strides; `new`, `zeros` and `full`
+make arrays of the library that the caller's array came from, so that results come back in kind; `launch` runs a kernel
+on the caller's stream.
 
 On the simulator (NUMBA_ENABLE_CUDASIM=1) an address is a `Memory`, a flat NumPy array that checks its bounds.
 """

@@ -1,14 +1,15 @@
 """What a kernel does below the level of arrays: read and write memory by address, and pass values between the lanes of a warp.
 
     memory(dtype, width)     load, store: one element; load_vector, store_vector: `width` neighbours in one 16-byte access; prefetch
-                             asks for the 128 bytes around an element, so that the card's second cache has them when they are read
+                             asks for the 128 bytes around an element, so that the card's second cache has them when
+                             they are read
     board(dtype), ticket     what the blocks of one launch tell each other: pairs and states, who goes next
     shuffle, shuffle_up, shuffle_down      a register of another lane
     any_lane, any_thread     whether a condition holds in any lane of the warp; in any thread of the block (a barrier)
 
-Elements are widened to float32 on their way in (float64 stays) and rounded on their way out. bfloat16 is the upper half of a
-float32, so it needs no support of the card. Each function has two versions with one meaning: LLVM instructions for a card, NumPy
-for the simulator, where lanes exchange through memory and all threads of the block must take part.
+Elements are widened to float32 on their way in (float64 stays) and rounded on their way out. bfloat16 is the upper half
+of a float32, so it needs no support of the card. Each function has two versions with one meaning: LLVM instructions for
+a card, NumPy for the simulator, where lanes exchange through memory and all threads of the block must take part.
 """
 
 from functools import lru_cache

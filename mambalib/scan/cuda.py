@@ -1,11 +1,12 @@
 """The scan on a card: which kernel, of which shape, for which arrays.
 
-`cuda_rows` scans along an axis whose elements are neighbours in memory, `cuda_columns` along any other; `cuda_layout` brings arrays into
-these two forms. One launch a scan, and one read of a and b and one write of h: three arrays' bytes at any length. (Cutting
-rows in chunks and launching three times, as is usual, moves five.) A row of several tiles needs a few zeroed words besides.
+`cuda_rows` scans along an axis whose elements are neighbours in memory, `cuda_columns` along any other; `cuda_layout`
+brings arrays into these two forms. One launch a scan, and one read of a and b and one write of h: three arrays' bytes
+at any length. (Cutting rows in chunks and launching three times, as is usual, moves five.) A row of several tiles needs
+a few zeroed words besides.
 
-Rounding: in float16 and bfloat16 all arithmetic is in float32. Where a row spans several tiles and is looked back along, how
-pairs are grouped depends on which blocks are done, so the last digits may differ from run to run.
+Rounding: in float16 and bfloat16 all arithmetic is in float32. Where a row spans several tiles and is looked back
+along, how pairs are grouped depends on which blocks are done, so the last digits may differ from run to run.
 """
 
 from collections import namedtuple
@@ -21,7 +22,7 @@ DTYPES = ("float32", "float64", "float16", "bfloat16", "uint16", "void16")     #
 
 WARPS = 2 if SIMULATED else 8                           # of a block, at most
 THREADS = 8 if SIMULATED else 128                       # of a block that holds several rows
-REACH, FEW = 2, 16                                      # tiles ahead, a multiprocessor, to ask for where rows are few: blocks wait for each other
+REACH, FEW = 1, 64                                      # where rows are at most FEW: how far ahead a block asks, see `forward`
 ELEMENTS = {"forward": 16, "backward": 8}               # that a thread owns; backward keeps half as many registers again for each
 
 Plan = namedtuple("Plan", "order shape rest back back_rest kernel blocks threads sizes words")
@@ -35,15 +36,19 @@ def linear_scan(a, b, axis, h0, reverse):
         on = stream(b)
         a, b, h0 = _like(a, b), _packed(b, on), _like(h0, b)
         at_a, at_b, at_0 = view(a), view(b), view(h0) if h0 is not None else None
-        plan = _plan(at_b.dtype, at_b.shape, at_b.strides, at_a.shape, at_a.strides, at_0 and at_0.shape, at_0 and at_0.strides, axis, reverse,
-                     None, _aligned(at_a), _aligned(at_b), at_0 is None or _aligned(at_0))
+        plan = _plan(
+            at_b.dtype, at_b.shape, at_b.strides, at_a.shape, at_a.strides, at_0 and at_0.shape, at_0 and at_0.strides, axis,
+            reverse, None, _aligned(at_a), _aligned(at_b), at_0 is None or _aligned(at_0),
+        )
         if isinstance(plan, str):                       # an operand that no kernel can read where it lies
             a, h0 = _moved(plan, a, h0, at_b.shape, axis, on)
             return linear_scan(a, b, axis, h0, reverse)
         h = new(b, plan.shape)
         state = zeros(b, plan.words) if plan.words else None
-        launch(plan.kernel, plan.blocks, plan.threads, on, at_a.address, at_b.address, view(h).address, at_0.address if at_0 else 0, *plan.sizes,
-               view(state).address if plan.words else 0)
+        launch(
+            plan.kernel, plan.blocks, plan.threads, on, at_a.address, at_b.address, view(h).address,
+            at_0.address if at_0 else 0, *plan.sizes, view(state).address if plan.words else 0,
+        )
         return permuted(h, plan.back)
 
 
@@ -60,8 +65,11 @@ def linear_scan_backward(grad, a, h, axis, h0, reverse):
         at_g = view(grad)
         whole = a_shape == at_h.shape
         wide = _wide(at_h.dtype)
-        plan = _plan(at_h.dtype, at_h.shape, at_h.strides, at_a.shape, at_a.strides, at_0 and at_0.shape, at_0 and at_0.strides, axis, not reverse,
-                     at_h.dtype if whole else wide, _aligned(at_a), _aligned(at_h) and _aligned(at_g), at_0 is None or _aligned(at_0))
+        plan = _plan(
+            at_h.dtype, at_h.shape, at_h.strides, at_a.shape, at_a.strides, at_0 and at_0.shape, at_0 and at_0.strides, axis,
+            not reverse, at_h.dtype if whole else wide, _aligned(at_a), _aligned(at_h) and _aligned(at_g),
+            at_0 is None or _aligned(at_0),
+        )
         if isinstance(plan, str):
             moved_a, moved_h0 = _moved(plan, a, h0, at_h.shape, axis, on)
             grad_a, grad_b, grad_h0 = linear_scan_backward(grad, moved_a, h, axis, moved_h0, reverse)
@@ -69,9 +77,11 @@ def linear_scan_backward(grad, a, h, axis, h0, reverse):
         grad_a, grad_b = new(h, plan.shape, None if whole else wide), new(h, plan.shape)
         grad_h0 = None if h0 is None else new(h, plan.rest)
         state = zeros(h, plan.words) if plan.words else None
-        launch(plan.kernel, plan.blocks, plan.threads, on, at_g.address, at_a.address, at_h.address, at_0.address if at_0 else 0,
-               view(grad_a).address, view(grad_b).address, 0 if h0 is None else view(grad_h0).address, *plan.sizes,
-               view(state).address if plan.words else 0)
+        launch(
+            plan.kernel, plan.blocks, plan.threads, on, at_g.address, at_a.address, at_h.address,
+            at_0.address if at_0 else 0, view(grad_a).address, view(grad_b).address,
+            0 if h0 is None else view(grad_h0).address, *plan.sizes, view(state).address if plan.words else 0,
+        )
         grad_a = permuted(grad_a, plan.back) if whole else summed(grad_a, h, plan.order, a_shape, on)
         grad_h0 = None if h0 is None else _summed_to(permuted(grad_h0, plan.back_rest), h, h0_shape, on)
         return grad_a, permuted(grad_b, plan.back), grad_h0
@@ -120,7 +130,8 @@ def _summed_to(x, like, shape, on):
 
 
 @lru_cache(maxsize=4096)
-def _plan(dtype, shape, strides, a_shape, a_strides, h0_shape, h0_strides, axis, reverse, grad_a_dtype, a_aligned, b_aligned, h0_aligned):
+def _plan(dtype, shape, strides, a_shape, a_strides, h0_shape, h0_strides, axis, reverse, grad_a_dtype, a_aligned,
+          b_aligned, h0_aligned):
     """The launch for arrays of these shapes and strides; "a" or "h0" where that has to be copied first.
 
     grad_a_dtype: None for the forward scan; reverse: the direction in which the kernel runs.
@@ -153,7 +164,7 @@ def _plan(dtype, shape, strides, a_shape, a_strides, h0_shape, h0_strides, axis,
         look_back = tiles > 1
         make = cuda_rows.backward if grad_a_dtype else cuda_rows.forward
         kernel = make(dtype, reverse, same, vector_a, b_aligned, width, vectors, lanes, warps, look_back, *last)
-        sizes = outer, length, tiles, int(REACH * processors()) if outer <= FEW else 0, () if same else (split, a_outer, a_inner, a_time)
+        sizes = outer, length, tiles, REACH * processors() if outer <= FEW else 0, () if same else (split, a_outer, a_inner, a_time)
         blocks = outer * tiles if look_back else -(-outer // (threads // (lanes * warps)))
         words = board(dtype).slots * outer * tiles + 1
     else:
@@ -163,10 +174,11 @@ def _plan(dtype, shape, strides, a_shape, a_strides, h0_shape, h0_strides, axis,
             n % width == 0 for n in (column_split, a_outer, a_inner, a_time, a_column_outer)))
         steps, across, warps, threads, tiles = column_shape(length, inner, width, elements)
         groups = outer * -(-inner // (across * width))
-        look_back = tiles > 1 and groups < 16 * processors()
+        look_back = tiles > 1 and groups < 4 * processors()
         make = cuda_columns.backward if grad_a_dtype else cuda_columns.forward
         kernel = make(dtype, reverse, same, vector_a, width, steps, across, warps, look_back, *last)
-        sizes = groups, length, inner, tiles, () if same else (split, a_outer, a_inner, a_time, column_split, a_column_outer, a_column_inner)
+        sizes = groups, length, inner, tiles, () if same else (
+            split, a_outer, a_inner, a_time, column_split, a_column_outer, a_column_inner)
         blocks = groups * tiles if look_back else groups
         words = board(dtype).slots * groups * tiles * across * width + 1
     rest = shape[:axis] + shape[axis + 1:]

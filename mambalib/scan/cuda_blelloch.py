@@ -14,10 +14,11 @@ from .._cuda import cuda
 def blelloch(threads):
     """The kernel for rows of at most 2 * threads steps (threads: a power of two).
 
-    Launch: kernel[rows, threads](a, b, h0, h), arrays (rows, length), h0 (rows,), float32.
-    A block owns a row; a thread owns two of its steps, and one node of the tree on each level, as long as there are enough nodes.
-    Shared memory: the tree, a pair (A, B) a node. A stretch of steps takes a state h to A h + B; a parent's pair is its children's,
-    the left, which is earlier, applied first: (A, B) = (A_r A_l, A_r B_l + B_r). The row is padded with (1, 0), which changes nothing.
+    Launch: kernel[rows, threads](a, b, h0, h), arrays (rows, length), h0 (rows,), float32. A block owns a row; a thread
+    owns two of its steps, and one node of the tree on each level, as long as there are enough nodes. Shared memory: the
+    tree, a pair (A, B) a node. A stretch of steps takes a state h to A h + B; a parent's pair is its children's, the
+    left, which is earlier, applied first: (A, B) = (A_r A_l, A_r B_l + B_r). The row is padded with (1, 0), which
+    changes nothing.
     """
     n = 2 * threads
 

@@ -1,12 +1,13 @@
 """The scan along an axis with others behind it in memory, (..., length, inner), and its gradient.
 
-Neighbouring lanes take neighbouring columns, `across` lanes of `width` columns each, so a warp reads whole stretches of memory; its
-remaining lanes, and the warps, take successive chunks of `steps` steps of time:
+Neighbouring lanes take neighbouring columns, `across` lanes of `width` columns each, so a warp reads whole stretches of
+memory; its remaining lanes, and the warps, take successive chunks of `steps` steps of time:
 
     warp 0:   lanes 0 .. across - 1: steps 0 .. 3  |  the next `across` lanes: steps 4 .. 7  |  ...      warp 1:  ...
 
-A thread folds its steps into one pair (A, B) a column. The pairs are scanned over the lanes, over the warps and over the tiles as
-in `cuda_rows`, which tells of the look-back and of infinity and NaN; then the thread runs its steps from the state it found.
+A thread folds its steps into one pair (A, B) a column. The pairs are scanned over the lanes, over the warps and over
+the tiles as in `cuda_rows`, which tells of the look-back and of infinity and NaN; then the thread runs its steps from
+the state it found.
 """
 
 from functools import lru_cache
@@ -173,12 +174,12 @@ def forward(dtype, reverse, same, vector_a, width, steps, across, warps, look_ba
     """The kernel for h_t = a_t h_{t-1} + b_t on C-contiguous b and h of shape (outer, length, inner).
 
     Launch: with look_back one block a tile, else one block a group of columns, which it goes through tile by tile.
-    Threads: warps * LANES.
-    A block owns across * width columns of one outer index for warps * (LANES / across) * steps steps; a thread owns `width` columns for
-    `steps` steps. width > 1 divides inner: a vector lies in one row of columns.
-    Shared memory: a pair for every warp and column, and the ticket. Barriers: in `states`; and one so that all threads see the ticket.
-    vector_a: read a by vectors. same: a lies as b does, and `layout` is empty; else it is (split, outer, inner, time, column split,
-    column outer, column inner): column c of outer index o starts at o // split * outer + o % split * inner, and likewise for c.
+    Threads: warps * LANES. A block owns across * width columns of one outer index for warps * (LANES / across) * steps
+    steps; a thread owns `width` columns for `steps` steps. width > 1 divides inner: a vector lies in one row of
+    columns. Shared memory: a pair for every warp and column, and the ticket. Barriers: in `states`; and one so that all
+    threads see the ticket. vector_a: read a by vectors. same: a lies as b does, and `layout` is empty; else it is
+    (split, outer, inner, time, column split, column outer, column inner): column c of outer index o starts at o //
+    split * outer + o % split * inner, and likewise for c.
     """
     acc = accumulator(dtype)
     touch = memory(dtype, width)
@@ -254,8 +255,8 @@ def forward(dtype, reverse, same, vector_a, width, steps, across, warps, look_ba
 def backward(dtype, reverse, same, vector_a, width, steps, across, warps, look_back, grad_a_dtype):
     """The kernel for the gradient on columns: g_t = grad_t + a_{t+1} g_{t+1} from the last step to the first (`reverse`), or mirrored.
 
-    Launch, ownership, shared memory and barriers are those of `forward`. In the order in which the scan runs, the decay of a step
-    is `a` of the step before, and grad_a is g times h of the step after; after the last step of all comes h0.
+    Launch, ownership, shared memory and barriers are those of `forward`. In the order in which the scan runs, the decay
+    of a step is `a` of the step before, and grad_a is g times h of the step after; after the last step of all comes h0.
     """
     acc = accumulator(dtype)
     touch, touch_a = memory(dtype, width), memory(grad_a_dtype, width)

@@ -1,7 +1,7 @@
 """Compile the scan's kernels and assemble them for three cards, with no card: `python tests/scan/assemble.py [--all]`. Exit code 77: tools missing.
 
-Needs libnvvm and ptxas, as in the wheels nvidia-cuda-nvcc-cu12 and nvidia-cuda-runtime-cu12. Fails when a kernel spills registers or
-keeps an array in local memory.
+Needs libnvvm and ptxas, as in the wheels nvidia-cuda-nvcc-cu12 and nvidia-cuda-runtime-cu12. Fails when a kernel spills
+registers or keeps an array in local memory.
 """
 
 import os
