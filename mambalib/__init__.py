@@ -3,22 +3,29 @@
     discretize            (A, B, delta) -> (A_bar, B_bar)
     lti                   a time-invariant state space as recurrence, convolution and transfer function
     hippo                 HiPPO and S4D: state matrices that remember
+    scan                  linear_scan, linear_scan_backward: h_t = a_t h_{t-1} + b_t on the cores and on the card
     viz                   the book's figures and animations
     measured              the measurements stored with the book
 
-Importing mambalib imports NumPy alone; each name below loads its module when it is first used.
+Importing mambalib imports NumPy alone; each name below loads its module when it is first used. The functions named here
+are names of mambalib itself, too.
 """
 
 from importlib import import_module
 
 __version__ = "0.1.0"
 
-__all__ = ["discretize", "hippo", "lti", "measured", "viz"]
+_MODULES = ("discretize", "hippo", "lti", "measured", "scan", "viz")
+_FUNCTIONS = {"linear_scan": "scan", "linear_scan_backward": "scan"}
+
+__all__ = [*_MODULES, *_FUNCTIONS]
 
 
 def __getattr__(name):
-    if name in __all__:
+    if name in _MODULES:
         return import_module(f".{name}", __name__)
+    if name in _FUNCTIONS:
+        return getattr(import_module(f".{_FUNCTIONS[name]}", __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
