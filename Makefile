@@ -9,7 +9,7 @@ COLAB  := .venv-colab
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help book serve test test-colab test-machines links notebooks repo bench clean
+.PHONY: help book serve test test-gpu test-colab test-machines links notebooks repo bench clean
 
 help:           ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:[^#]*## */\t/' | expand -t 16
@@ -23,6 +23,10 @@ serve: book           ## build the site and serve it on http://localhost:8000
 
 test: book            ## the package, the notebooks cell by cell (nbval, strict), the built site
 	$(BIN)/python -m pytest -n 2 --dist loadfile --nbval --nbval-current-env --nbval-sanitize-with tests/nbval.cfg tests book
+
+test-gpu: $(VENV)/ready       ## the kernels at real sizes, on a machine with a card
+	$(BIN)/python -m pip install -q 'numba-cuda[cu12]>=0.22'
+	$(BIN)/python -m pytest tests/gpu
 
 test-colab: $(COLAB)/ready   ## every notebook with Colab's versions, the package installed without its dependencies
 	$(COLAB)/bin/python -m pytest -n 2 --dist loadfile --nbval-lax --nbval-current-env book
@@ -42,6 +46,7 @@ repo: $(VENV)/ready          ## URL=https://github.com/OWNER/NAME: write the boo
 bench: $(VENV)/ready         ## measure on this machine; writes book/data/
 	$(BIN)/python benchmarks/cost.py cpu
 	$(BIN)/python benchmarks/three_views.py
+	$(BIN)/python benchmarks/scan.py cpu
 
 clean:                ## remove what the commands above made
 	rm -rf _build $(VENV) $(COLAB) .pytest_cache .hypothesis
