@@ -1,7 +1,9 @@
-"""linear_scan against what a user would pick instead, on the same arrays in one run. Writes book/data/scan_cpu.json.
+"""linear_scan against what a user would pick instead, on the same arrays in one run.
 
     python benchmarks/scan.py cpu        the processor's cores: this package, a triad, NumPy, scipy, and PyTorch, JAX,
-                                         mambapy where they are installed
+                                         mambapy where they are installed            -> book/data/scan_cpu.json
+    python benchmarks/scan.py gpu        a card: this package, copies, PyTorch, JAX (scan_gpu.py)
+                                                                                     -> book/data/scan_gpu.json
 
 The triad h = a s + b over the same arrays, in parallel, is the limit: it moves the same bytes and waits for nothing.
 For the gradient it is h = a s + b, g = c h: three arrays read and two written, too. It writes into arrays that are
@@ -168,9 +170,6 @@ def main_cpu(arguments):
         print(measured.save("scan_cpu", record, measured.cpu_name(), found))
 
 
-# --- The card: a second command beside "cpu", with its own shapes and peers, into book/data/scan_cuda.json ------------
-
-
 def versions(*names):
     found = {"python": platform.python_version()}
     for name in names:
@@ -183,11 +182,16 @@ def versions(*names):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("where", choices=["cpu"])
-    parser.add_argument("--seconds", type=float, default=3.0, help="time spent on each contestant, about")
-    parser.add_argument("--shapes", nargs="*", choices=SHAPES, help="these alone")
+    parser.add_argument("where", choices=["cpu", "gpu"])
+    parser.add_argument("--seconds", type=float, default=3.0, help="time spent on each contestant, about (cpu)")
+    parser.add_argument("--shapes", nargs="*", choices=SHAPES, help="these alone (cpu)")
     parser.add_argument("--dry-run", action="store_true", help="measure and print, write nothing")
-    main_cpu(parser.parse_args())
+    arguments = parser.parse_args()
+    if arguments.where == "gpu":
+        from scan_gpu import main_gpu
+        main_gpu(arguments.dry_run)
+    else:
+        main_cpu(arguments)
 
 
 if __name__ == "__main__":
