@@ -77,6 +77,7 @@ def write(notebook, path):
 
 
 def main():
+    os.environ["OMP_NUM_THREADS"] = "1"              # the last digits of a figure depend on how many threads add up
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("action", choices=("run", "format"))
     parser.add_argument("notebooks", nargs="*", type=Path)
