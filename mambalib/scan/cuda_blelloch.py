@@ -11,7 +11,7 @@ from .._cuda import cuda
 
 
 @lru_cache(maxsize=None)
-def blelloch(threads):
+def block_scan(threads):
     """The kernel for rows of at most 2 * threads steps (threads: a power of two).
 
     Launch: kernel[rows, threads](a, b, h0, h), arrays (rows, length), h0 (rows,), float32. A block owns a row; a thread

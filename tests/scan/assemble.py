@@ -36,7 +36,7 @@ def kernels(every):
             yield "columns, one by one", cuda_columns.forward(dtype, False, True, False, 1, elements // 2, 16, 8, False), 0
     yield "sum", cuda_layout._sum("float32", "float64"), None
     yield "gather", cuda_layout._gather("float32"), None
-    yield "blelloch", cuda_blelloch.blelloch(512), None
+    yield "blelloch", cuda_blelloch.block_scan(512), None
 
 
 def signature(kernel, integers):

@@ -38,7 +38,7 @@ else:
 
     from mambalib._cuda import permuted
     from mambalib.scan import cuda as engine
-    from mambalib.scan.cuda_blelloch import blelloch
+    from mambalib.scan.cuda_blelloch import block_scan
 
     def bfloat16(x):
         """The 16 bits of numbers that bfloat16 holds."""
@@ -182,5 +182,5 @@ else:
         rng = np.random.default_rng(length)
         a, b = rng.uniform(0, 1, (2, length)).astype(np.float32), rng.standard_normal((2, length)).astype(np.float32)
         h0, h = rng.standard_normal(2).astype(np.float32), np.full((2, length), np.nan, np.float32)
-        blelloch(8)[2, 8](a, b, h0, h)
+        block_scan(8)[2, 8](a, b, h0, h)
         close(h, loop(a, b, 1, h0, False), 1e-6)
