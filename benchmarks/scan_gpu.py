@@ -10,6 +10,7 @@ import os
 import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor, wait
+from importlib import import_module
 from statistics import median
 
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")     # else JAX takes most of the card's memory
@@ -22,7 +23,7 @@ from mambalib import linear_scan, linear_scan_backward, measured
 SHAPES = {"rows": ((16384, 2048), 1), "longer rows": ((4096, 16384), 1), "long rows": ((256, 65536), 1), "16 long rows": ((16, 2**20), 1),
           "one long row": ((1, 2**24), 1), "state innermost": ((8, 2048, 2048, 16), 2)}        # name: (shape, axis)
 SMALL = (10, 28, 64, 10), 2                          # batch, channels, time, states
-START, LIMIT = time.perf_counter(), 100              # seconds after which no more peers are tried
+START, LIMIT = time.perf_counter(), 200              # seconds after which no more peers are tried
 
 
 def data(shape):
@@ -112,6 +113,24 @@ def torch_tree(a, b, axis):
     return lambda: tree(a, b), lambda h: h, event_seconds
 
 
+def accelerated_scan(language):
+    """Proger's package: (batch, channels, time) with time innermost; its CUDA C++ kernel takes powers of two up to 2**16."""
+    def make(a, b, axis):
+        if axis != b.ndim - 1:
+            raise ValueError("takes the last axis alone")
+        scan = import_module(f"accelerated_scan.{'warp' if language == 'CUDA C++' else 'scalar'}").scan
+        wide = [x.reshape(1, *x.shape) for x in (a, b)]
+        return lambda: scan(*wide), lambda h: h[0], event_seconds
+    return make
+
+
+def mambapy(a, b, axis):
+    """mamba.py's scan: (batch, time, channels, states); arrays are brought into its layout beforehand."""
+    pscan = import_module("mambapy.pscan").pscan
+    wide = [(x.transpose(1, 2) if x.ndim == 4 else x.t()[None, :, :, None]).contiguous() for x in (a, b)]
+    return lambda: pscan(*wide), (lambda h: h.transpose(1, 2) if b.ndim == 4 else h[0, :, :, 0].t()), event_seconds
+
+
 def jax_programs(pool):
     """{(peer, shape's name): a program being compiled}; lax.scan up to 2**14 steps, it launches kernels for each."""
     jax = optional("jax")
@@ -162,7 +181,7 @@ def rounded(x):
 
 def main_gpu(dry_run):
     query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
-    found = versions("numpy", "numba", "numba-cuda", "torch", "jax") | {"cuda": torch.version.cuda}
+    found = versions("numpy", "numba", "numba-cuda", "torch", "triton", "jax", "accelerated-scan", "mambapy") | {"cuda": torch.version.cuda}
     found["driver"] = subprocess.run(query, capture_output=True, text=True).stdout.split("\n")[0].strip()
     record, programs, pool = {"dtype": "float32", "statistic": "median", "left out": {}, "shapes": {}}, {}, ThreadPoolExecutor(5)
     print(torch.cuda.get_device_name(), found, flush=True)
@@ -170,6 +189,7 @@ def main_gpu(dry_run):
         programs = jax_programs(pool)
     except Exception as error:
         record["left out"]["JAX"] = f"{type(error).__name__}: {error}"[:200]
+    pool.submit(optional, "accelerated_scan.warp")    # compiles its C++
     for shape, axis in SHAPES.values():              # compiles our kernels meanwhile
         ours(shape, axis)
     wait(programs.values(), timeout=max(1, START + 50 - time.perf_counter()))
@@ -181,6 +201,8 @@ def main_gpu(dry_run):
         for name, case in SHAPES.items():
             makers = {peer: jax_peer(run, peer == "JAX lax.scan") for (peer, where), run in programs.items() if where == name}
             makers |= {"PyTorch associative_scan, compiled": torch_tree} | ({"PyTorch loop": torch_loop} if name == "rows" else {})
+            makers |= {f"accelerated-scan, {language}": accelerated_scan(language) for language in ("Triton", "CUDA C++")}
+            makers |= {"mambapy": mambapy} if case[0][case[1]] <= 2**14 else {}
             print(f"{time.perf_counter() - START:.1f} s: {name} {case[0]} axis {case[1]}", flush=True)
             if first:
                 record["shapes"][name] = {"shape": case[0], "axis": case[1], "seconds": ours(*case), "left out": {}}

@@ -8,8 +8,8 @@ on the caller's stream.
 On the simulator (NUMBA_ENABLE_CUDASIM=1) an address is a `Memory`, a flat NumPy array that checks its bounds.
 """
 
+import ctypes
 import sys
-import warnings
 from collections import namedtuple
 from contextlib import nullcontext
 from functools import lru_cache
@@ -100,7 +100,7 @@ def zeros(like, n):
     if SIMULATED:
         return cuda.to_device(np.zeros(n))
     out = cuda.device_array(n)
-    cuda.cudadrv.driver.device_memset(out, 0, out.nbytes, stream=stream(like))
+    cuda.cudadrv.driver.device_memset(out, 0, out.nbytes, stream=_numba_stream(like))
     return out
 
 
@@ -115,7 +115,7 @@ def full(like, value):
     if library == "cupy":
         out = sys.modules["cupy"].full((), value, NUMPY[dtype])
         return out.view(like.dtype)
-    return cuda.to_device(np.full((1,), value, NUMPY[dtype]), stream=0 if SIMULATED else stream(like))
+    return cuda.to_device(np.full((1,), value, NUMPY[dtype]), stream=0 if SIMULATED else _numba_stream(like))
 
 
 def permuted(x, axes):
@@ -132,19 +132,21 @@ def permuted(x, axes):
 
 
 def stream(x):
-    """The stream on which the caller of an array's library works now."""
+    """The stream on which the caller of an array's library works now, as the driver's integer."""
     if SIMULATED:
         return 0
     library = _library(x)
     if library == "torch":
-        return _stream(sys.modules["torch"].cuda.current_stream(x.device).cuda_stream)
+        torch = sys.modules["torch"]
+        raw = getattr(torch._C, "_cuda_getCurrentRawStream", None)      # a tenth of the time
+        return raw(x.get_device()) if raw else torch.cuda.current_stream(x.device).cuda_stream
     if library == "cupy":
-        return _stream(sys.modules["cupy"].cuda.get_current_stream().ptr)
-    return _stream(x.__cuda_array_interface__.get("stream") or 0)
+        return sys.modules["cupy"].cuda.get_current_stream().ptr
+    return x.__cuda_array_interface__.get("stream") or 0
 
 
-@lru_cache(maxsize=64)
-def _stream(pointer):
+def _numba_stream(x):
+    pointer = stream(x)
     return cuda.external_stream(pointer) if pointer > 1 else 0      # 0 and 1 are the default stream
 
 
@@ -168,15 +170,48 @@ def processors():
 
 
 def launch(kernel, blocks, threads, stream, *args):
-    """kernel[blocks, threads, stream](*args), its launch configuration kept."""
+    """kernel[blocks, threads, stream](*args), for arguments that are integers or tuples of integers.
+
+    On a card the kernel is compiled through numba, and launched through the driver: the way through numba's dispatcher,
+    which asks each argument for its type, takes some 50 microseconds of Python, more than many a kernel.
+    """
     if SIMULATED:
         kernel[blocks, threads](*args)
-    else:
-        _configured(kernel, blocks, threads, stream)(*args)
+        return
+    flat = []
+    for x in args:
+        flat.extend(x) if type(x) is tuple else flat.append(x)
+    function = _function(kernel, tuple([len(x) if type(x) is tuple else -1 for x in args]), _card())
+    values = (ctypes.c_int64 * len(flat))(*flat)
+    start = ctypes.addressof(values)
+    places = (ctypes.c_void_p * len(flat))(*range(start, start + 8 * len(flat), 8))
+    launcher = _driver().cuLaunchKernel
+    error = launcher(function, blocks, 1, 1, threads, 1, 1, 0, stream, places, None)
+    if error == 201:                                    # this thread has no context yet: numba makes one current
+        cuda.current_context()
+        error = launcher(function, blocks, 1, 1, threads, 1, 1, 0, stream, places, None)
+    if error:
+        raise RuntimeError(f"CUDA error {error} when launching {kernel.py_func.__name__} with {blocks} blocks of {threads} threads")
 
 
-@lru_cache(maxsize=4096)
-def _configured(kernel, blocks, threads, stream):
-    with warnings.catch_warnings():                     # numba warns of small grids; a small scan has one
-        warnings.simplefilter("ignore")
-        return kernel[blocks, threads, stream]
+@lru_cache(maxsize=None)
+def _function(kernel, lengths, card):
+    """The driver's handle of the compiled kernel on a card. lengths: of each argument, -1 for an integer, else the tuple's."""
+    signature = tuple(types.int64 if n < 0 else types.UniTuple(types.int64, n) if n else types.Tuple(()) for n in lengths)
+    function = kernel.compile(signature)._codelibrary.get_cufunc()
+    _KEPT.append(function)                              # the handle is valid as long as this is
+    return int(getattr(function.handle, "value", function.handle))      # numba's two bindings: a c_void_p, or like an integer
+
+
+_KEPT = []
+
+
+def _card():
+    return 0 if _cards() == 1 else cuda.get_current_device().id
+
+
+@lru_cache(maxsize=None)
+def _driver():
+    driver = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+    driver.cuLaunchKernel.argtypes = [ctypes.c_void_p] + 7 * [ctypes.c_uint] + 3 * [ctypes.c_void_p]
+    return driver

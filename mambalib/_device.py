@@ -2,9 +2,14 @@
 
     memory(dtype, width)     load, store: one element; load_vector, store_vector: `width` neighbours in one 16-byte access; prefetch
                              asks for the 128 bytes around an element, so that the card's second cache has them when
-                             they are read
+                             they are read; fetch, widen: load in two halves, so that nothing waits for what is fetched
+                             before it is widened
+    memory(dtype, width, shared=True)      the same in the memory that a block shares
+    room(dtype, size)        a function that gives the address of `size` elements of it
+    flag(address, i)         whether byte i is not zero
+    exp2, reciprocal         the special-function unit's, in float32: an error of a few units of the last digit, and no denormal results
     board(dtype), ticket     what the blocks of one launch tell each other: pairs and states, who goes next
-    shuffle, shuffle_up, shuffle_down      a register of another lane
+    shuffle, shuffle_up, shuffle_down, shuffle_xor      a register of another lane
     any_lane, any_thread     whether a condition holds in any lane of the warp; in any thread of the block (a barrier)
 
 Elements are widened to float32 on their way in (float64 stays) and rounded on their way out. bfloat16 is the upper half
@@ -13,13 +18,15 @@ a card, NumPy for the simulator, where lanes exchange through memory and all thr
 """
 
 from functools import lru_cache
+from itertools import count
 from types import SimpleNamespace
 
 import numpy as np
 
-from ._cuda import SIMULATED, cuda, intrinsic, types
+from ._cuda import SIMULATED, Memory, cuda, intrinsic, types
 
 LANES = 4 if SIMULATED else 32                          # of a warp: few on the simulator, where each is a Python thread
+_ROOMS = count()
 SIZE = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
 
 
@@ -53,26 +60,39 @@ if not SIMULATED:
             return builder.trunc(builder.select(nan, builder.or_(high, I32(0x40)), rounded), I16)
         return x
 
-    def _place(builder, address, i, type, size):
-        """A pointer into the card's memory, address space 1: element i of `size` bytes."""
-        return builder.inttoptr(builder.add(address, builder.mul(i, i.type(size))), type.as_pointer(1))
+    def _place(builder, address, i, type, size, space=1):
+        """A pointer to element i of `size` bytes: address space 1 is the card's memory, 3 what a block shares."""
+        return builder.inttoptr(builder.add(address, builder.mul(i, i.type(size))), type.as_pointer(space))
 
     @lru_cache(maxsize=None)
-    def memory(dtype, width):
-        size, element = SIZE[dtype], IR[dtype]
+    def memory(dtype, width, shared=False):
+        size, element, space = SIZE[dtype], IR[dtype], 3 if shared else 1
         vector = ir.VectorType(element, width)
         acc = types.float64 if dtype == "float64" else types.float32
+        raw, raw_ir = (types.uint16, I16) if size == 2 else (acc, element)
 
         @intrinsic
         def load(typingctx, address, i):
             def codegen(context, builder, sig, args):
-                return _widen(builder, builder.load(_place(builder, *args, element, size), align=size), dtype)
+                return _widen(builder, builder.load(_place(builder, *args, element, size, space), align=size), dtype)
             return acc(types.int64, types.int64), codegen
+
+        @intrinsic
+        def fetch(typingctx, address, i):
+            def codegen(context, builder, sig, args):
+                return builder.load(_place(builder, *args, raw_ir, size, space), align=size)
+            return raw(types.int64, types.int64), codegen
+
+        @intrinsic
+        def widen(typingctx, x):
+            def codegen(context, builder, sig, args):
+                return _widen(builder, builder.bitcast(args[0], element), dtype)
+            return acc(raw), codegen
 
         @intrinsic
         def store(typingctx, address, i, x):
             def codegen(context, builder, sig, args):
-                builder.store(_round(builder, args[2], dtype), _place(builder, *args[:2], element, size), align=size)
+                builder.store(_round(builder, args[2], dtype), _place(builder, *args[:2], element, size, space), align=size)
                 return context.get_dummy_value()
             return types.void(types.int64, types.int64, acc), codegen
 
@@ -80,7 +100,7 @@ if not SIMULATED:
         def load_vector(typingctx, address, i, out, j):
             def codegen(context, builder, sig, args):
                 data = context.make_array(sig.args[2])(context, builder, args[2]).data
-                x = builder.load(_place(builder, *args[:2], vector, size), align=size * width)
+                x = builder.load(_place(builder, *args[:2], vector, size, space), align=size * width)
                 for v in range(width):
                     x_v = _widen(builder, builder.extract_element(x, I32(v)), dtype)
                     builder.store(x_v, builder.gep(data, [builder.add(args[3], I64(v))]))
@@ -95,7 +115,7 @@ if not SIMULATED:
                 for v in range(width):
                     x_v = builder.load(builder.gep(data, [builder.add(args[3], I64(v))]))
                     x = builder.insert_element(x, _round(builder, x_v, dtype), I32(v))
-                builder.store(x, _place(builder, *args[:2], vector, size), align=size * width)
+                builder.store(x, _place(builder, *args[:2], vector, size, space), align=size * width)
                 return context.get_dummy_value()
             return types.void(types.int64, types.int64, values, types.int64), codegen
 
@@ -107,7 +127,38 @@ if not SIMULATED:
                 return context.get_dummy_value()
             return types.void(types.int64, types.int64), codegen
 
-        return SimpleNamespace(load=load, store=store, load_vector=load_vector, store_vector=store_vector, prefetch=prefetch)
+        return SimpleNamespace(load=load, store=store, load_vector=load_vector, store_vector=store_vector, prefetch=prefetch,
+                               fetch=fetch, widen=widen, raw=np.uint16 if size == 2 else accumulator(dtype))
+
+    @intrinsic
+    def flag(typingctx, address, i):
+        def codegen(context, builder, sig, args):
+            byte = builder.load(_place(builder, *args, ir.IntType(8), 1), align=1)
+            return builder.icmp_unsigned("!=", byte, byte.type(0))
+        return types.boolean(types.int64, types.int64), codegen
+
+    def room(dtype, size):
+        name = f"mambalib_room_{next(_ROOMS)}"
+
+        @intrinsic
+        def here(typingctx):
+            def codegen(context, builder, sig, args):
+                place = ir.GlobalVariable(builder.module, ir.ArrayType(IR[dtype], size), name, addrspace=3)
+                place.align, place.initializer = 16, ir.Constant(place.type.pointee, ir.Undefined)
+                return builder.ptrtoint(place, I64)
+            return types.int64(), codegen
+
+        return here
+
+    def _special(instruction):
+        @intrinsic
+        def function(typingctx, x):
+            def codegen(context, builder, sig, args):
+                return builder.asm(ir.FunctionType(F32, [F32]), instruction + " $0, $1;", "=f,f", args, False)
+            return types.float32(types.float32), codegen
+        return function
+
+    exp2, reciprocal = _special("ex2.approx.ftz.f32"), _special("rcp.approx.ftz.f32")
 
     @intrinsic
     def ticket(typingctx, address, i):
@@ -207,12 +258,18 @@ if not SIMULATED:
         return cuda.shfl_down_sync(ALL, x, distance)
 
     @cuda.jit(device=True)
+    def shuffle_xor(x, mask):
+        return cuda.shfl_xor_sync(ALL, x, mask)
+
+    @cuda.jit(device=True)
     def any_lane(condition):
         return cuda.any_sync(ALL, condition)
 
     @cuda.jit(device=True)
     def any_thread(condition):
-        return cuda.syncthreads_or(1 if condition else 0) != 0
+        # The vote first: with a condition that differs between lanes, a compiler was seen to make one barrier in each
+        # branch of it, and a warp that waits at two barriers waits for ever.
+        return cuda.syncthreads_or(np.int32(cuda.any_sync(ALL, condition))) != 0
 
 else:
     from numba.cuda.simulator.kernel import _get_kernel_context as context      # the simulated card of this thread
@@ -229,7 +286,7 @@ else:
         return np.where(np.isnan(x), high | 0x40, (bits + 0x7FFF + (high & 1)) >> 16).astype(np.uint16)
 
     @lru_cache(maxsize=None)
-    def memory(dtype, width):
+    def memory(dtype, width, shared=False):
         def load(address, i):
             return _widen(address.array[address.at(i)], dtype)[0]
 
@@ -247,7 +304,32 @@ else:
         def prefetch(address, i):
             address.at(i)
 
-        return SimpleNamespace(load=load, store=store, load_vector=load_vector, store_vector=store_vector, prefetch=prefetch)
+        def fetch(address, i):
+            return address.array[address.at(i)][0]
+
+        def widen(x):
+            return _widen(np.asarray(x), dtype)[()]
+
+        return SimpleNamespace(load=load, store=store, load_vector=load_vector, store_vector=store_vector, prefetch=prefetch,
+                               fetch=fetch, widen=widen, raw=np.uint16 if dtype == "bfloat16" else np.dtype(dtype).type)
+
+    def flag(address, i):
+        return bool(address.array[address.at(i)][0])
+
+    def room(dtype, size):
+        name = f"mambalib_room_{next(_ROOMS)}"
+
+        def here():                                     # as cuda.shared.array does, which goes by the line it is called on
+            return Memory(context().shared._allocations.setdefault(name, np.full(size, np.nan, accumulator(dtype))))
+
+        return here
+
+    def exp2(x):
+        return np.float32(np.exp2(np.float64(x)))
+
+    def reciprocal(x):
+        with np.errstate(divide="ignore"):
+            return np.float32(np.float64(1) / np.float64(x))
 
     def ticket(address, i):
         count = address.array[address.at(i)].view(np.int64)
@@ -287,6 +369,9 @@ else:
     def shuffle_down(x, distance):
         lane = context().threadIdx.x % LANES
         return shuffle(x, lane + distance if lane + distance < LANES else lane)
+
+    def shuffle_xor(x, mask):
+        return shuffle(x, context().threadIdx.x % LANES ^ mask)
 
     def any_lane(condition):
         return context().syncthreads_or(condition) != 0

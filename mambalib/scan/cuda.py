@@ -5,10 +5,6 @@ brings arrays into these two forms. One launch a scan, and one read of a and b a
 at any length. (Cutting rows in chunks and launching three times, as is usual, moves five.) A row of several tiles needs
 a few zeroed words besides.
 
-COLUMNS is off: on an H100 the column kernels were seen not to end where a tile meets infinity or NaN (finite data they
-scan at 99 % of the speed of memory, and the simulator shows nothing). Until the cause is found, an axis whose elements
-are no neighbours is first moved to the end by a copy, which costs about as much again as the scan.
-
 Rounding: in float16 and bfloat16 all arithmetic is in float32. Where a row spans several tiles and is looked back
 along, how pairs are grouped depends on which blocks are done, so the last digits may differ from run to run.
 """
@@ -26,9 +22,9 @@ DTYPES = ("float32", "float64", "float16", "bfloat16", "uint16", "void16")     #
 
 WARPS = 2 if SIMULATED else 8                           # of a block, at most
 THREADS = 8 if SIMULATED else 128                       # of a block that holds several rows
-COLUMNS = False                                         # see above
-REACH, FEW = 1, 64                                      # where rows are at most FEW: how far ahead a block asks, see `forward`
 ELEMENTS = {"forward": 16, "backward": 8}               # that a thread owns; backward keeps half as many registers again for each
+FEW, LONG = 64, 2**15                                   # at most FEW rows, each at least LONG: blocks wait for each other all at once, so
+REACH, STRETCH, SHORT = 1, 2, 4                         # each asks REACH tiles ahead, see `forward`, and holds STRETCH times the elements, on SHORT warps
 
 Plan = namedtuple("Plan", "order shape rest back back_rest kernel blocks threads sizes words")
 
@@ -40,10 +36,6 @@ def linear_scan(a, b, axis, h0, reverse):
     with device(b):
         on = stream(b)
         a, b, h0 = _like(a, b), _packed(b, on), _like(h0, b)
-        if not COLUMNS and _apart(b, axis):
-            order = _time_last(b, axis)
-            a, b = _turned(a, b.shape, order, on), _turned(b, b.shape, order, on)
-            return permuted(linear_scan(a, b, len(order) - 1, h0, reverse), inverse(order))
         at_a, at_b, at_0 = view(a), view(b), view(h0) if h0 is not None else None
         plan = _plan(
             at_b.dtype, at_b.shape, at_b.strides, at_a.shape, at_a.strides, at_0 and at_0.shape, at_0 and at_0.strides, axis,
@@ -69,12 +61,6 @@ def linear_scan_backward(grad, a, h, axis, h0, reverse):
         if 0 in h.shape:
             return filled(h, a_shape, 0.0, on), new(h, h.shape), None if h0 is None else filled(h, h0_shape, 0.0, on)
         a, h, h0 = _like(a, h), _packed(h, on), _like(h0, h)
-        if not COLUMNS and _apart(h, axis):
-            order, shape = _time_last(h, axis), h.shape
-            turned = [_turned(x, shape, order, on) for x in (grad, a, h)]
-            grad_a, grad_b, grad_h0 = linear_scan_backward(*turned, len(order) - 1, h0, reverse)
-            grad_a, grad_b = permuted(grad_a, inverse(order)), permuted(grad_b, inverse(order))
-            return _summed_to(grad_a, h, a_shape, on), grad_b, grad_h0
         at_a, at_h, at_0 = view(a), view(h), view(h0) if h0 is not None else None
         grad = _packed(grad, on, at_h.strides)
         at_g = view(grad)
@@ -112,26 +98,6 @@ def _aligned(at):
 
 def _like(x, b):
     return full(b, float(x)) if isinstance(x, (int, float)) else x
-
-
-def _apart(x, axis):
-    """Whether other axes of a packed array lie between neighbours along this one in memory."""
-    at = view(x)
-    order = list(range(len(at.shape)))
-    if not is_dense(at.shape, at.strides):
-        order.sort(key=lambda i: -at.strides[i])
-    return prod(at.shape[i] for i in order[order.index(axis) + 1:]) != 1
-
-
-def _time_last(x, axis):
-    return (*(i for i in range(len(x.shape)) if i != axis), axis)
-
-
-def _turned(x, shape, order, on):
-    """A copy of x, broadcast to `shape`, with its axes in that order in memory, too."""
-    at = view(x)
-    strides = broadcast(at.shape, at.strides, shape)
-    return copied(x, at.address, tuple(shape[i] for i in order), tuple(strides[i] for i in order), on)
 
 
 def _packed(x, on, strides=None):
@@ -195,11 +161,13 @@ def _plan(dtype, shape, strides, a_shape, a_strides, h0_shape, h0_strides, axis,
     last = (grad_a_dtype,) if grad_a_dtype else ()
     if inner == 1:
         vector_a = a_aligned and b_aligned and (same or a_time == 1 and all(n % width == 0 for n in (length, a_outer, a_inner)))
-        vectors, lanes, warps, threads, tiles = row_shape(outer, length, width, elements, b_aligned)
+        few = outer <= FEW and length >= LONG
+        shape_of_block = (elements * STRETCH, SHORT) if few else (elements, WARPS)
+        vectors, lanes, warps, threads, tiles = row_shape(outer, length, width, *shape_of_block, b_aligned)
         look_back = tiles > 1
         make = cuda_rows.backward if grad_a_dtype else cuda_rows.forward
         kernel = make(dtype, reverse, same, vector_a, b_aligned, width, vectors, lanes, warps, look_back, *last)
-        sizes = outer, length, tiles, REACH * processors() if outer <= FEW else 0, () if same else (split, a_outer, a_inner, a_time)
+        sizes = outer, length, tiles, REACH * processors() if few else 0, () if same else (split, a_outer, a_inner, a_time)
         blocks = outer * tiles if look_back else -(-outer // (threads // (lanes * warps)))
         words = board(dtype).slots * outer * tiles + 1
     else:
@@ -232,12 +200,12 @@ def _power(n):
     return 1 << max(n - 1, 0).bit_length()
 
 
-def row_shape(rows, length, width, elements, aligned):
+def row_shape(rows, length, width, elements, most_warps, aligned):
     """(vectors, lanes, warps, threads, tiles) for rows: the smallest block that holds a row, or tiles of the largest."""
     count = -(-length // width) + (aligned and length % width > 0)      # vectors in a row, one more where it starts inside one
     lanes = min(_power(count), LANES)
     vectors = min(_power(-(-count // lanes)), max(elements // width, 1))
-    warps = min(_power(-(-count // (lanes * vectors))), WARPS)
+    warps = min(_power(-(-count // (lanes * vectors))), most_warps)
     tiles = -(-count // (lanes * vectors * warps))
     threads = lanes * warps if warps > 1 else max(min(THREADS, _power(rows) * lanes), lanes)
     return vectors, lanes, warps, threads, tiles

@@ -28,6 +28,8 @@ def kernels(every):
                 shape = dtype, reverse, same, same, True, width
                 yield "rows", cuda_rows.forward(*shape, elements // width, 32, warps, look_back), 0 if same else 4
                 yield "rows, backward", cuda_rows.backward(*shape, elements // width // 2, 32, warps, look_back, wide), 0 if same else 4
+            yield "few rows", cuda_rows.forward(*shape, 2 * elements // width, 32, 4, True), 0 if same else 4
+            yield "few rows, backward", cuda_rows.backward(*shape, elements // width, 32, 4, True, wide), 0 if same else 4
             for look_back in (False, True)[:2 if every or dtype == "float32" else 1]:
                 shape = dtype, reverse, same, same
                 yield "columns", cuda_columns.forward(*shape, width, elements // width, 4, 8, look_back), 0 if same else 7

@@ -113,22 +113,15 @@ else:
 
     @pytest.mark.parametrize("reverse", [False, True])
     @pytest.mark.parametrize("shape", [(1, 9, 8), (1, 40, 4), (1, 5, 3)])
-    def test_columns_by_vectors_or_one_by_one(shape, reverse, monkeypatch):
-        monkeypatch.setattr(engine, "COLUMNS", True)
+    def test_columns_by_vectors_or_one_by_one(shape, reverse):
         check(shape, shape, 1, h0="full", reverse=reverse)
-
-    @pytest.mark.parametrize("shape, reverse", [((2, 9, 3), False), ((5, 2), True), ((1, 1, 4), False)])
-    def test_an_axis_with_others_behind_it_is_moved_to_the_end(shape, reverse, monkeypatch):
-        monkeypatch.setattr(engine, "cuda_columns", None)
-        check(shape, shape, len(shape) - 2, h0="full", reverse=reverse)
 
     @pytest.mark.parametrize("a_shape", [(), (1,), (7,), (3, 1), (2, 1, 1), (2, 3, 1)])
     def test_decays_are_broadcast_and_their_gradient_is_summed(a_shape):
         check((2, 3, 7), a_shape, 2)
 
-    @pytest.mark.parametrize("a_shape, columns", [((4,), True), ((3, 1), True), ((2, 1, 4), True), ((3, 1), False)])
-    def test_decays_are_broadcast_over_columns(a_shape, columns, monkeypatch):
-        monkeypatch.setattr(engine, "COLUMNS", columns)
+    @pytest.mark.parametrize("a_shape", [(4,), (3, 1), (2, 1, 4)])
+    def test_decays_are_broadcast_over_columns(a_shape):
         check((2, 2, 3, 4), a_shape, 1, seed=1)
 
     @pytest.mark.parametrize("dtype", ["float64", "float16", "bfloat16"])
@@ -161,9 +154,8 @@ else:
             assert grad_b.shape == shape and not host(grad_a).any() and not host(grad_h0).any()
 
     @pytest.mark.filterwarnings("ignore::RuntimeWarning")
-    @pytest.mark.parametrize("shape, columns", [((1, 200), False), ((1, 70, 3), False), ((1, 70, 3), True)])
-    def test_infinity_and_nan_land_where_a_loop_puts_them(shape, columns, monkeypatch):
-        monkeypatch.setattr(engine, "COLUMNS", columns)
+    @pytest.mark.parametrize("shape", [(1, 200), (1, 70, 3)])
+    def test_infinity_and_nan_land_where_a_loop_puts_them(shape):
         length = shape[1]
         for at_a, at_b in [({50: 0}, {40: np.inf, 5: np.inf}), ({20: np.nan}, {40: np.inf}),
                            ({t: 1e30 for t in range(3, 40)}, {0: 0, 1: 0, 2: 0})]:
