@@ -4,6 +4,7 @@
     lti                   a time-invariant state space as recurrence, convolution and transfer function
     hippo                 HiPPO and S4D: state matrices that remember
     scan                  linear_scan, linear_scan_backward: h_t = a_t h_{t-1} + b_t on the cores and on the card
+    selective             selective_scan, selective_scan_backward, selective_state_update: Mamba's scan and its one step
     viz                   the book's figures and animations
     measured              the measurements stored with the book
 
@@ -15,8 +16,11 @@ from importlib import import_module
 
 __version__ = "0.1.0"
 
-_MODULES = ("discretize", "hippo", "lti", "measured", "scan", "viz")
-_FUNCTIONS = {"linear_scan": "scan", "linear_scan_backward": "scan"}
+_MODULES = ("discretize", "hippo", "lti", "measured", "scan", "selective", "viz")
+_FUNCTIONS = {
+    "linear_scan": "scan", "linear_scan_backward": "scan",
+    "selective_scan": "selective", "selective_scan_backward": "selective", "selective_state_update": "selective",
+}
 
 __all__ = [*_MODULES, *_FUNCTIONS]
 

@@ -6,13 +6,12 @@
                              before it is widened
     memory(dtype, width, shared=True)      the same in the memory that a block shares
     room(dtype, size)        a function that gives the address of `size` elements of it
-    flag(address, i)         whether byte i is not zero
     exp2, reciprocal         the special-function unit's, in float32: an error of a few units of the last digit, and no denormal results
     board(dtype), ticket     what the blocks of one launch tell each other: pairs and states, who goes next
     shuffle, shuffle_up, shuffle_down, shuffle_xor      a register of another lane
     any_lane, any_thread     whether a condition holds in any lane of the warp; in any thread of the block (a barrier)
 
-Elements are widened to float32 on their way in (float64 stays) and rounded on their way out. bfloat16 is the upper half
+Elements are widened to float32 on their way in (float64 stays; bool becomes 0 or 1) and rounded on their way out. bfloat16 is the upper half
 of a float32, so it needs no support of the card. Each function has two versions with one meaning: LLVM instructions for
 a card, NumPy for the simulator, where lanes exchange through memory and all threads of the block must take part.
 """
@@ -27,7 +26,7 @@ from ._cuda import SIMULATED, Memory, cuda, intrinsic, types
 
 LANES = 4 if SIMULATED else 32                          # of a warp: few on the simulator, where each is a Python thread
 _ROOMS = count()
-SIZE = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
+SIZE = {"bool": 1, "float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
 
 
 def accumulator(dtype):
@@ -38,14 +37,16 @@ def accumulator(dtype):
 if not SIMULATED:
     from llvmlite import ir
 
-    I16, I32, I64, F32, F64 = ir.IntType(16), ir.IntType(32), ir.IntType(64), ir.FloatType(), ir.DoubleType()
-    IR = {"float16": ir.HalfType(), "bfloat16": I16, "float32": F32, "float64": F64}
+    I8, I16, I32, I64, F32, F64 = ir.IntType(8), ir.IntType(16), ir.IntType(32), ir.IntType(64), ir.FloatType(), ir.DoubleType()
+    IR = {"bool": I8, "float16": ir.HalfType(), "bfloat16": I16, "float32": F32, "float64": F64}
 
     def _widen(builder, x, dtype):
         if dtype == "float16":
             return builder.fpext(x, F32)
         if dtype == "bfloat16":
             return builder.bitcast(builder.shl(builder.zext(x, I32), I32(16)), F32)
+        if dtype == "bool":
+            return builder.uitofp(x, F32)
         return x
 
     def _round(builder, x, dtype):
@@ -58,6 +59,8 @@ if not SIMULATED:
             rounded = builder.lshr(builder.add(bits, up), I32(16))
             nan = builder.fcmp_unordered("uno", x, x)
             return builder.trunc(builder.select(nan, builder.or_(high, I32(0x40)), rounded), I16)
+        if dtype == "bool":
+            return builder.zext(builder.fcmp_unordered("!=", x, F32(0)), I8)
         return x
 
     def _place(builder, address, i, type, size, space=1):
@@ -129,13 +132,6 @@ if not SIMULATED:
 
         return SimpleNamespace(load=load, store=store, load_vector=load_vector, store_vector=store_vector, prefetch=prefetch,
                                fetch=fetch, widen=widen, raw=np.uint16 if size == 2 else accumulator(dtype))
-
-    @intrinsic
-    def flag(typingctx, address, i):
-        def codegen(context, builder, sig, args):
-            byte = builder.load(_place(builder, *args, ir.IntType(8), 1), align=1)
-            return builder.icmp_unsigned("!=", byte, byte.type(0))
-        return types.boolean(types.int64, types.int64), codegen
 
     def room(dtype, size):
         name = f"mambalib_room_{next(_ROOMS)}"
@@ -312,9 +308,6 @@ else:
 
         return SimpleNamespace(load=load, store=store, load_vector=load_vector, store_vector=store_vector, prefetch=prefetch,
                                fetch=fetch, widen=widen, raw=np.uint16 if dtype == "bfloat16" else np.dtype(dtype).type)
-
-    def flag(address, i):
-        return bool(address.array[address.at(i)][0])
 
     def room(dtype, size):
         name = f"mambalib_room_{next(_ROOMS)}"

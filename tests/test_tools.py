@@ -54,3 +54,11 @@ def test_a_failing_notebook_is_left_as_it_was(tmp_path):
     with pytest.raises(CellExecutionError, match="ZeroDivisionError"):
         notebooks.run(path)
     assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
+
+
+def test_the_readme_quotes_the_stored_measurements():
+    import tables
+
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert tables.written(text) == text, "run python tools/tables.py"
+    assert text.count("| float32 |") >= 6

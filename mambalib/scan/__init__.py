@@ -16,11 +16,9 @@ it, as IEEE arithmetic has it. Data that may do so are scanned one sequence at a
 
 import numpy as np
 
-from .. import _check
+from .. import _check, _place
 
 __all__ = ["linear_scan", "linear_scan_backward"]
-
-ENGINES = ("reference", "cpu", "cuda")
 
 
 def linear_scan(a, b, *, axis=-1, h0=None, reverse=False, engine=None):
@@ -137,44 +135,19 @@ def linear_scan_backward(grad, a, h, *, axis=-1, h0=None, reverse=False, engine=
 # --- Checks -----------------------------------------------------------------------------------------------------------
 
 
-def _on_card(x):
-    return hasattr(x, "__cuda_array_interface__") or hasattr(x, "__cuda_ndarray__")      # the second: numba's simulator
-
-
-def _dtype(x):
-    """The dtype's name of an array in either place."""
-    interface = getattr(x, "__cuda_array_interface__", None)
-    return np.dtype(interface["typestr"]).name if interface else x.dtype.name
-
-
 def _arrays(name, x, engine):
-    """`x`, the array that decides the shape, the dtype and the place, and the engine's module."""
-    if engine is not None:
-        _check.choice("engine", engine, ENGINES)
-    if _on_card(x) != (engine == "cuda") and engine is not None:
-        wanted = "an array on a card" if engine == "cuda" else "a NumPy array"
-        raise TypeError(f"{name}: expected {wanted}, where the engine {engine!r} runs, got {type(x).__name__}")
-    if _on_card(x):
-        run = _cuda()
-        if _dtype(x) not in run.DTYPES:
-            raise TypeError(f"{name}: expected dtype {' or '.join(run.DTYPES)}, got {_dtype(x)}")
+    """`x`, the array that decides the shape, the dtype and the place, and the engine's module.
+
+    An engine on the card names its DTYPES; a and h0 reach it as Python numbers where they are numbers.
+    """
+    run = _place.engine(__name__, name, x, engine)
+    if _place.on_card(x):
+        _place.known(name, x, run.DTYPES)
     else:
-        from . import cpu, reference
-        run = reference if engine == "reference" else cpu
-        x = _native(_check.array(name, x))
+        x = _place.native(_check.array(name, x))
     if len(x.shape) == 0:
         raise ValueError(f"{name}: expected at least one axis, got shape ()")
     return x, run
-
-
-def _cuda():
-    """The engine on the card. It names its DTYPES; a and h0 reach it as Python numbers where they are numbers."""
-    try:
-        from numba import cuda  # noqa: F401
-    except ImportError as error:
-        raise ImportError(f"arrays on a card need numba.cuda: pip install numba-cuda ({error})") from None
-    from . import cuda as engine
-    return engine
 
 
 def _operands(a, b, name, axis, h0, reverse):
@@ -202,22 +175,15 @@ def _axis(b, name, axis):
 def _like(name, x, b, other):
     """`x` as an array that lives where b does and has its dtype; a number takes that dtype."""
     if isinstance(x, (int, float, complex)) and not isinstance(x, bool):
-        if isinstance(x, complex) and "complex" not in _dtype(b):
-            raise TypeError(f"{name}: expected a real number, as {other} is {_dtype(b)}, got {x!r}")
-        return x if _on_card(b) else np.asarray(x, b.dtype)
-    if _on_card(b) != _on_card(x):
-        places = ("a NumPy array", "an array on a card")
-        raise TypeError(f"{name}: expected {places[_on_card(b)]}, as {other}, got {places[_on_card(x)]}")
-    if not _on_card(x):
-        x = _native(_check.array(name, x))
-    if _dtype(x) != _dtype(b):
-        raise TypeError(f"{name}: expected dtype {_dtype(b)}, that of {other}, got {_dtype(x)}")
+        if isinstance(x, complex) and "complex" not in _place.dtype(b):
+            raise TypeError(f"{name}: expected a real number, as {other} is {_place.dtype(b)}, got {x!r}")
+        return x if _place.on_card(b) else np.asarray(x, b.dtype)
+    _place.together(name, x, b, other)
+    if not _place.on_card(x):
+        x = _place.native(_check.array(name, x))
+    if _place.dtype(x) != _place.dtype(b):
+        raise TypeError(f"{name}: expected dtype {_place.dtype(b)}, that of {other}, got {_place.dtype(x)}")
     return x
-
-
-def _native(x):
-    """In this machine's byte order."""
-    return x if x.dtype.isnative else x.astype(x.dtype.newbyteorder("="))
 
 
 def _broadcastable(name, x, shape, meaning):

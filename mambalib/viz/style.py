@@ -73,6 +73,7 @@ def setup():
     matplotlib.use("agg")                            # figures appear through `show`, never by themselves
     matplotlib.rcdefaults()
     matplotlib.rcParams.update(STYLE)
+    os.environ.setdefault("NUMBA_CUDA_LOW_OCCUPANCY_WARNINGS", "0")      # the book's grids are small on purpose
     if not _has_gpu():
         os.environ.setdefault("NUMBA_ENABLE_CUDASIM", "1")      # numba reads it when it is imported
 

@@ -19,7 +19,7 @@ PTXAS = NVIDIA / "cuda_nvcc/bin/ptxas"
 
 def kernels(every):
     """The scan's kernels in the shapes that `cuda.py` gives them: name, kernel, how many integers are in its layout."""
-    from mambalib.scan import cuda_blelloch, cuda_columns, cuda_layout, cuda_rows
+    from mambalib.scan import cuda_columns, cuda_layout, cuda_rows, cuda_steps
     for dtype, width in (("float32", 4), ("bfloat16", 8), ("float16", 8), ("float64", 2))[:4 if every else 2]:
         wide = "float64" if dtype == "float64" else "float32"
         elements = 8 if dtype == "float64" else 16
@@ -38,13 +38,23 @@ def kernels(every):
             yield "columns, one by one", cuda_columns.forward(dtype, False, True, False, 1, elements // 2, 16, 8, False), 0
     yield "sum", cuda_layout._sum("float32", "float64"), None
     yield "gather", cuda_layout._gather("float32"), None
-    yield "blelloch", cuda_blelloch.block_scan(512), None
+    for name, kernel in steps(cuda_steps).items():
+        yield name, kernel, None
+
+
+def steps(of):
+    """The kernels of chapter 12, in the shapes that its benchmark gives them."""
+    return {
+        "a thread a row": of.row_per_thread(), "tree": of.block_scan(512), "tree, padded": of.block_scan_padded(512),
+        "folds and shuffles": of.warp_block_scan(8, False), "16 bytes at once": of.warp_block_scan(8, True),
+        "fold of chunks": of.fold_chunks(8), "look-back": of.look_back_scan(8),
+    }
 
 
 def signature(kernel, integers):
     from mambalib._cuda import types
     names = kernel.py_func.__code__.co_varnames[:kernel.py_func.__code__.co_argcount]
-    if kernel.py_func.__name__ == "scan_row":
+    if names == ("a", "b", "h0", "h"):
         return types.float32[:, ::1], types.float32[:, ::1], types.float32[::1], types.float32[:, ::1]
     tuples = {"layout": types.UniTuple(types.int64, integers) if integers else types.Tuple(()),
               "shape": types.UniTuple(types.int64, 2), "strides": types.UniTuple(types.int64, 2)}
@@ -61,7 +71,7 @@ def ptx(kernel, signature, capability):
 
 
 def assemble(text, capability, folder):
-    """What ptxas reports: registers, bytes of stack and of spills."""
+    """What ptxas reports: registers of a thread, bytes of shared memory of a block, bytes of stack and of spills of a thread."""
     source = Path(folder, "kernel.ptx")
     for _ in range(2):
         source.write_text(text)
@@ -72,7 +82,17 @@ def assemble(text, capability, folder):
         text = text.replace(f".version {newer[1]}", f".version {newer[2]}")     # numba's guess where no runtime says it
     assert done.returncode == 0, done.stderr
     stack, stores, loads = map(int, re.search(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", done.stderr).groups())
-    return int(re.search(r"Used (\d+) registers", done.stderr)[1]), stack, stores + loads
+    shared = re.search(r"(\d+) bytes smem", done.stderr)
+    return int(re.search(r"Used (\d+) registers", done.stderr)[1]), int(shared[1]) if shared else 0, stack, stores + loads
+
+
+def find_tools(folder):
+    """Have numba find libnvvm among the wheels; this process has to have no use for another CUDA."""
+    home = Path(folder, "cuda")
+    home.mkdir()
+    for name, target in (("nvvm", NVIDIA / "cuda_nvcc/nvvm"), ("bin", NVIDIA / "cuda_nvcc/bin"), ("lib64", NVIDIA / "cuda_runtime/lib")):
+        (home / name).symlink_to(target)
+    os.environ.setdefault("CUDA_HOME", str(home))
 
 
 def main():
@@ -80,18 +100,14 @@ def main():
         print("no ptxas: pip install nvidia-cuda-nvcc-cu12 nvidia-cuda-runtime-cu12")
         return 77
     with tempfile.TemporaryDirectory() as folder:
-        home = Path(folder, "cuda")
-        home.mkdir()
-        for name, target in (("nvvm", NVIDIA / "cuda_nvcc/nvvm"), ("bin", NVIDIA / "cuda_nvcc/bin"), ("lib64", NVIDIA / "cuda_runtime/lib")):
-            (home / name).symlink_to(target)
-        os.environ.setdefault("CUDA_HOME", str(home))
+        find_tools(folder)
         spilled = False
         for name, kernel, integers in kernels("--all" in sys.argv):
             text = ptx(kernel, signature(kernel, integers), (7, 5))     # PTX for the oldest assembles for the others
             for capability in ((7, 5), (8, 0), (9, 0)):
-                registers, stack, spills = assemble(text, capability, folder)
+                registers, shared, stack, spills = assemble(text, capability, folder)
                 spilled |= stack + spills > 0
-                print(f"{name:24} sm_{capability[0]}{capability[1]} {registers:4} registers {stack:4} bytes of stack {spills:4} spilled", flush=True)
+                print(f"{name:24} sm_{capability[0]}{capability[1]} {registers:4} registers {shared:6} bytes shared {stack:4} bytes of stack {spills:4} spilled", flush=True)
     return int(spilled)
 
 

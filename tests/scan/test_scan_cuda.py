@@ -36,9 +36,10 @@ if not SIMULATED:
 else:
     from numba import cuda
 
-    from mambalib._cuda import permuted
+    from mambalib._cuda import permuted, view
+    from mambalib._device import board
     from mambalib.scan import cuda as engine
-    from mambalib.scan.cuda_blelloch import block_scan
+    from mambalib.scan import cuda_steps
 
     def bfloat16(x):
         """The 16 bits of numbers that bfloat16 holds."""
@@ -169,10 +170,49 @@ else:
             h = host(engine.linear_scan(cuda.to_device(a), cuda.to_device(b), 1, None, False))
             np.testing.assert_allclose(h, loop(a, b, 1, None, False, np.float32), rtol=1e-5, atol=1e-6)
 
+    def taught(rows, length, seed):
+        """Arrays on the card, and the result that a loop gives."""
+        rng = np.random.default_rng(seed)
+        a, b = rng.uniform(0.3, 1.1, (rows, length)).astype(np.float32), rng.standard_normal((rows, length)).astype(np.float32)
+        h0 = rng.standard_normal(rows).astype(np.float32)
+        h = np.full((rows, length), np.nan, np.float32)
+        return [cuda.to_device(x) for x in (a, b, h0, h)], loop(a, b, 1, h0, False)
+
+    def addresses(*arrays):
+        return [view(x).address for x in arrays]
+
     @pytest.mark.parametrize("length", [1, 7, 16])
-    def test_the_block_that_the_book_teaches(length):
-        rng = np.random.default_rng(length)
-        a, b = rng.uniform(0, 1, (2, length)).astype(np.float32), rng.standard_normal((2, length)).astype(np.float32)
-        h0, h = rng.standard_normal(2).astype(np.float32), np.full((2, length), np.nan, np.float32)
-        block_scan(8)[2, 8](a, b, h0, h)
-        close(h, loop(a, b, 1, h0, False), 1e-6)
+    def test_the_trees_that_the_book_teaches(length):
+        for kernel, blocks, threads in (
+            (cuda_steps.row_per_thread(), 1, 3), (cuda_steps.block_scan(8), 2, 8), (cuda_steps.block_scan_padded(8), 2, 8),
+        ):
+            arrays, wanted = taught(2, length, length)
+            kernel[blocks, threads](*arrays)
+            close(host(arrays[3]), wanted, 1e-5)
+
+    def test_a_tree_of_more_nodes_than_banks():
+        arrays, wanted = taught(1, 100, 3)
+        cuda_steps.block_scan_padded(64)[1, 64](*arrays)
+        close(host(arrays[3]), wanted, 1e-5)
+
+    @pytest.mark.parametrize("length, wide", [(1, False), (37, False), (32, True), (68, True)])
+    def test_the_block_of_folds_and_shuffles_that_the_book_teaches(length, wide):
+        arrays, wanted = taught(2, length, length)
+        cuda_steps.warp_block_scan(2, wide)[2, 8](*addresses(*arrays), length)      # a tile is 32 steps here
+        close(host(arrays[3]), wanted, 1e-5)
+
+    def test_the_three_launches_that_the_book_teaches():
+        rows, chunk, chunks = 2, 36, 3
+        (a, b, h0, h), wanted = taught(rows, chunk * chunks, 4)
+        A, B, entries = (cuda.device_array((rows, chunks), np.float32) for _ in range(3))
+        cuda_steps.fold_chunks(2)[rows * chunks, 8](*addresses(a, b, A, B), chunk, chunks)
+        cuda_steps.warp_block_scan(2, False)[rows, 8](*addresses(A, B, h0, entries), chunks)
+        cuda_steps.warp_block_scan(2, True)[rows * chunks, 8](*addresses(a, b, entries, h), chunk)
+        close(host(h), wanted, 1e-5)
+
+    def test_the_look_back_that_the_book_teaches():
+        rows, length, tiles = 2, 84, 3
+        (a, b, h0, h), wanted = taught(rows, length, 5)
+        noted = cuda.to_device(np.zeros(board("float32").slots * rows * tiles + 1))
+        cuda_steps.look_back_scan(2)[rows * tiles, 8](*addresses(a, b, h0, h), rows, length, tiles, *addresses(noted))
+        close(host(h), wanted, 1e-5)
