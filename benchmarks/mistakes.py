@@ -315,7 +315,8 @@ def ladder():
     rung("float32 on both sides", None, lambda: numpy_loop(a, b))
     numba.set_num_threads(1)
     rung("one core on both sides", scan)
-    rung("time first, the better layout of both", lambda: linear_scan(a_first, b_first, axis=0), lambda: numpy_loop_time_first(a_first, b_first, np.zeros_like(b_first)))
+    rung("time first, the better layout of both", lambda: linear_scan(a_first, b_first, axis=0),
+         lambda: numpy_loop_time_first(a_first, b_first, np.zeros_like(b_first)))
     rung("both into arrays that are there", scan_first, loop_first)
     in_turns = {"scan": [], "loop": []}
     for _ in range(calls):
@@ -472,10 +473,11 @@ def zeros_gpu(torch, event_seconds):
     x, y = (torch.randn((8192, 8192), generator=generator, device="cuda").bfloat16() for _ in range(2))
     z, out = torch.zeros_like(x), torch.empty_like(x)
     a, b = torch.rand((16384, 2048), generator=generator, device="cuda"), torch.randn((16384, 2048), generator=generator, device="cuda")
-    zero = torch.zeros_like(b)
+    zero, zero_too = torch.zeros_like(b), torch.zeros_like(b)
     todo = {
         "product, random": lambda: torch.matmul(x, y, out=out), "product, zeros": lambda: torch.matmul(z, z, out=out),
-        "scan, random": lambda: linear_scan(a, b, axis=1), "scan, zeros": lambda: linear_scan(zero, zero, axis=1),
+        "scan, random": lambda: linear_scan(a, b, axis=1), "scan, zeros": lambda: linear_scan(zero, zero, axis=1),                              # one array twice: chapter 14 finds out
+        "scan, two arrays of zeros": lambda: linear_scan(zero, zero_too, axis=1),
     }
     rounds = [{name: event_seconds(call, 200, 1) for name, call in todo.items()} for _ in range(5)]     # long enough to feel the power limit
     return {name: [r[name] for r in rounds] for name in todo}

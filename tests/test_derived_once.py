@@ -37,7 +37,7 @@ def functions(text):
     return {node.name: ast.dump(Bare().visit(node)) for node in ast.parse(text).body if isinstance(node, ast.FunctionDef)}
 
 
-TAUGHT = ("discretize", "lti", "hippo", "scan/reference", "scan/cuda_steps", "selective/reference")
+TAUGHT = ("discretize", "lti", "hippo", "scan/reference", "scan/cuda_steps", "selective/reference", "selective/cuda_steps")
 
 
 def library():

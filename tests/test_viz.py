@@ -355,6 +355,43 @@ def test_two_animations_on_a_page_share_no_id_and_the_same_one_twice_is_the_same
     assert set(Page(first).ids).isdisjoint(Page(second).ids)
 
 
+def test_a_definition_that_a_later_frame_needs_and_the_first_lacks_is_refused_with_the_artists_index(notebook):
+    fig, ax = plt.subplots()
+    (line,), bar = ax.plot([0, 1], [0, 1]), ax.axvspan(0, 0.1)
+
+    def update(i):
+        bar.set_hatch("//" if i == 2 else None)
+        return [line, bar]
+
+    with pytest.raises(ValueError, match="^update: artist 1 of frame 2 refers to a definition that is not in the first frame"):
+        animation(fig, update, ["a", "b", "c"], "caption", "alt")
+    assert notebook == []
+
+
+def test_hatches_and_markers_that_stay_are_accepted_wherever_they_are_defined(notebook):
+    fig, ax = plt.subplots()
+    lines = [ax.plot([0, 1], [k, 1], color=COLORS["blue"][0], marker="o")[0] for k in range(2)]    # they share the marker
+    bar = ax.axvspan(0, 0.1, hatch="//")
+
+    def update(i):
+        bar.set_x(0.1 * i)
+        return [*lines, bar]
+
+    animation(fig, update, ["a", "b"], "caption", "alt")
+    assert "text/html" in notebook[0]
+
+
+def test_axes_stay_where_the_first_frame_has_them(notebook):
+    """The layout engine alone would need several frames to come to rest, and carry the moving artists with it."""
+    fig, (top, bottom) = plt.subplots(2, 1, sharex=True, figsize=(5.8, 4.2), height_ratios=[1, 2.6])
+    top.set(ylabel="input $u_s$", ylim=(-0.8, 1.1))
+    bottom.set(xlabel="step $t$", ylabel="copies and their sum", xlim=(-1, 48), ylim=(-0.6, 0.75))
+    (line,) = top.plot([0, 0], [-0.8, 1.1])
+    animation(fig, lambda i: [line], ["a", "b", "c", "d"], "caption", "alt")
+    frames = json_after("frames = ", notebook[0]["text/html"])
+    assert frames == [frames[0]] * 4
+
+
 def test_no_labels_are_refused(notebook):
     with pytest.raises(ValueError, match="^labels: expected one text for each frame, got none$"):
         animated(notebook, [])

@@ -1,4 +1,4 @@
-"""viz.scans: what a diagram shows is what the code does, edge by edge; and the figures are the book's."""
+"""viz.trace, scans and chunks: what a diagram shows is what the code does, edge by edge; and the figures are the book's."""
 
 import re
 import warnings
@@ -10,8 +10,12 @@ import pytest
 
 from mambalib import linear_scan
 from mambalib.scan import reference
-from mambalib.viz import COLORS, animate, chunk_diagram, draw_scan, scan_animation, scan_diagram, scans, setup, style
-from mambalib.viz.scans import Node, chunked, number, trace
+from mambalib.viz import (
+    COLORS, animate, boxes, chunk_diagram, chunks, draw_scan, scan_animation, scan_diagram, scans, setup, style
+)
+from mambalib.viz.boxes import number
+from mambalib.viz.chunks import chunked
+from mambalib.viz.trace import Node, trace
 
 A = np.array([0.5, 2, 1, 0.5, 0, 1, 2, 0.5])
 B = np.array([3.0, 1, 7, 0, 4, 1, 6, 3])
@@ -164,6 +168,27 @@ def test_an_operand_may_come_from_far_or_be_an_identity_that_was_in_no_row():
     assert of_kind(scan, 2, "computed") == {2: ((0, 0), (1, 2)), 3: ((0, 1), (1, 3))}
 
 
+def test_an_own_input_comes_from_the_start_also_if_the_row_before_has_it_elsewhere():
+    def exclusive(x, combine=np.add):
+        yield x
+        before = np.concatenate([np.zeros(1), x[:-1]])
+        yield before
+        yield combine(before, x)
+
+    scan = trace(exclusive, B[:4])
+    assert of_kind(scan, 1, "moved") == {i: ((0, i - 1),) for i in (1, 2, 3)}
+    assert of_kind(scan, 2, "computed") == {i: ((1, i), (0, i)) for i in range(4)}
+
+
+def test_what_moves_there_and_back_comes_from_the_row_before():
+    def turned_twice(x, combine=np.add):
+        yield x
+        yield x[::-1]
+        yield x
+
+    assert of_kind(trace(turned_twice, B[:4]), 2, "moved") == {i: ((1, 3 - i),) for i in range(4)}
+
+
 # --- Errors -----------------------------------------------------------------------------------------------------------
 
 
@@ -282,6 +307,36 @@ def test_numbers_are_short(x, text):
     assert number(x) == text
 
 
+@pytest.mark.parametrize("shape, size", (((1, 2), (5.8, 4)), ((2, 1), (5.8, 5.5))))
+def test_panels_that_a_layout_engine_places_have_equal_rows_and_titles_of_their_own(shape, size):
+    fig, axes = plt.subplots(*shape, figsize=size)
+    axes[1].set_title("set before", loc="right")
+    draw_scan(axes[0], hillis_steele, np.arange(8), format=None, title="first")
+    assert axes[1].axison and [axes[1].get_title(loc) for loc in ("left", "right")] == ["", "set before"]
+    draw_scan(axes[1], hillis_steele, np.arange(8), format=None, title="second")
+    fig.draw_without_rendering()
+    heights = [ax.transData.transform([(0, 0), (0, 1)]) for ax in axes]
+    units = [72 / fig.dpi * (bottom - top)[1] for top, bottom in heights]
+    np.testing.assert_allclose(units, -1, rtol=0.01)                 # points
+    assert [ax.get_title("left") for ax in axes] == ["first", "second"]
+
+
+def test_moved_identities_have_a_dashed_orange_outline_and_the_legend_has_the_arrow(monkeypatch):
+    seen = []
+    monkeypatch.setattr(scans, "show", lambda fig, caption, alt: seen.append(fig.axes[0]))
+    for n in (8, 2):                                 # of two, an identity is all that moves
+        scan_diagram(reference.blelloch_sweeps, A[:n], B[:n], caption="c", alt="a")
+        ax, orange = seen.pop(), matplotlib.colors.to_rgba(COLORS["orange"][0])
+        scan = trace(reference.blelloch_sweeps, A[:n], B[:n])
+        moved = [sum(x.kind == kind and x.sources != () and x.sources[0][1] != i for row in scan.nodes
+                     for i, x in enumerate(row)) for kind in ("moved", "identity")]
+        outlined, arrows = ([p for p in ax.patches if type(p).__name__ == name and p.get_edgecolor() == orange]
+                            for name in ("FancyBboxPatch", "FancyArrowPatch"))
+        dashed = [p for p in outlined if p.get_linestyle() not in ("-", "solid")]
+        assert (len(outlined) - len(dashed) - 1, len(dashed), len(arrows) - 1) == (*moved, sum(moved))
+        assert {"moved", "identity", "computed"} <= set(texts(ax))
+
+
 def figures():
     keywords = {"caption": "c", "alt": "a"}
     yield from (lambda sweeps=sweeps: scan_diagram(sweeps, A, B, **keywords) for sweeps in PAIRS)
@@ -305,9 +360,9 @@ def test_a_figure_is_the_same_bytes_again_in_the_books_colours_and_closed(notebo
 
 def test_the_kinds_of_box_and_the_operands_differ_without_colour():
     looks = [(fill == style.COLORS["blue"][0], weight, str(dashes), ink, outline == style.COLORS["grid"][0])
-             for fill, outline, weight, dashes, ink in scans._BOX.values()]
-    assert len(set(looks)) == len(looks) == 5
-    assert len({str(dashes) for _, dashes in scans._EDGE.values()}) == 2
+             for fill, outline, weight, dashes, ink in boxes.BOX.values()]
+    assert len(set(looks)) == len(looks) == 6
+    assert len({str(dashes) for _, dashes in boxes.EDGE.values()}) == 2
 
 
 def test_an_animation_has_a_frame_for_the_start_and_for_every_sweep(monkeypatch):
@@ -348,7 +403,7 @@ def test_the_chunked_scan_is_the_scan(n, size):
 
 def test_the_chunk_diagram_writes_pairs_carries_and_states(monkeypatch):
     seen = []
-    monkeypatch.setattr(scans, "show", lambda fig, caption, alt: seen.extend(texts(fig.axes[0])))
+    monkeypatch.setattr(chunks, "show", lambda fig, caption, alt: seen.extend(texts(fig.axes[0])))
     chunk_diagram(np.full(6, 2), np.arange(6), 3, caption="c", alt="a")
     decay, local, carry, h = chunked(np.full(6, 2), np.arange(6), 3)
     assert carry.tolist() == [0, 4] and h.tolist() == [0, 1, 4, 11, 26, 57]

@@ -20,7 +20,7 @@ from ._kernels import BIAS, GATE, RESET, SKIP, SOFTPLUS
 
 DTYPES = ("float32", "float64")
 
-BLOCK, TASKS = 1024, 16                              # states of a block; tasks, so that every core gets some
+BLOCK, TASKS = 64, 16                                # channels of a block, at most; tasks, at least, for many cores
 CHUNK = 2**16                                        # states whose steps the way back keeps at a time
 SMALL = 2**16                                        # fewer states than this are updated without waking the other cores
 
@@ -129,10 +129,9 @@ class _Layout:
         self.W = _kernels.WIDTHS[numba.from_dtype(u.dtype)]
         self.padded = -(-self.real // self.W) * self.W                           # channels of a group
         self.P = groups * self.padded
-        self.w = min(self.padded, max(self.W, BLOCK // N // self.W * self.W), 128)
-        while self.w > self.W and batch * groups * -(-self.padded // self.w) < TASKS:
-            self.w = max(1, self.w // 2 // self.W) * self.W
-        self.blocks = -(-self.padded // self.w)                                  # of a group
+        blocks = max(-(-self.padded // BLOCK), -(-TASKS // (batch * groups)))    # of a group
+        self.w = -(-self.padded // (blocks * self.W)) * self.W
+        self.blocks = -(-self.padded // self.w)
         self.size = batch, L, channels, groups, N, self.P, self.w
 
     def pad(self, x):

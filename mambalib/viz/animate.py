@@ -4,6 +4,7 @@ import hashlib
 import html
 import json
 import re
+from collections import Counter
 from xml.etree import ElementTree
 
 from IPython.display import display
@@ -34,7 +35,8 @@ def animation(fig, update, labels, caption, alt, milliseconds=120):
     Raises
     ------
     ValueError
-        No frames, or an empty caption or text alternative.
+        No frames, or an empty caption or text alternative; a moving artist that refers to a definition (a clip path, a
+        hatch) that is not in the first frame.
     """
     if not len(labels):
         raise ValueError("labels: expected one text for each frame, got none")
@@ -47,7 +49,9 @@ def animation(fig, update, labels, caption, alt, milliseconds=120):
         picture = svg(fig, alt)
         if i == 0:
             first = picture
+            fig.set_layout_engine("none")            # axes that a later frame lays out anew would leave those drawn here
         frames.append(_groups(picture, len(artists), _mark(first)))
+        _check_references(first, frames[0], frames[i], i)
     mark = "a" + hashlib.sha256((first + caption).encode()).hexdigest()[:8]
     first = re.sub(r'id="f[0-9a-f]{8}-moving(\d+)"', rf'id="{mark}-\1"', first)
     display({"text/html": _PLAYER.format(
@@ -75,6 +79,19 @@ def _groups(picture, count, first):
         text = re.sub(rf' xmlns(:xlink)?="[^"]*"', "", text)
         inner.append(re.sub(r">\s+<", "><", text).replace(mark, first).strip())
     return inner
+
+
+def _check_references(first, drawn, groups, i):
+    """Refuse groups of frame i that refer to what is neither in the still part of the first frame nor in themselves."""
+    ids = [Counter(re.findall(r'\bid="([^"]+)"', text)) for text in (first, "".join(drawn), "".join(groups))]
+    there = set(ids[0] - ids[1] + ids[2])
+    for k, inner in enumerate(groups):
+        for name in re.findall(r'url\(#([^)]+)\)|href="#([^"]+)"', inner):
+            if "".join(name) not in there:
+                raise ValueError(
+                    f"update: artist {k} of frame {i} refers to a definition that is not in the first frame: "
+                    "its clip path and its hatch, with its colours, have to stay as they are there"
+                )
 
 
 _PLAYER = """<div class="mambalib-animation" id="{mark}">

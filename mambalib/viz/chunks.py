@@ -4,9 +4,7 @@ import numpy as np
 from matplotlib.patches import Rectangle
 
 from ..scan import reference
-from .boxes import (
-    BLUE,
-)
+from .boxes import BOX, EDGE, GRID, LINE, LOCAL, canvas, draw_box, draw_edge, draw_legend, fit, number, text_lines, write
 from .style import STYLE, show
 
 
@@ -76,8 +74,8 @@ def chunk_diagram(a, b, size, caption, alt):
             draw_edge(ax, (end, below[1]), (first - box[0] / 4, above[2]), *EDGE["right"])
     for t, x in enumerate(xs):
         whole, shift = t % size == size - 1 or t == n - 1, 0.13 * column
-        draw_box(ax, (x, ys[0]), box, BOX["input"], lines(rows[0][t], number, lines), text)
-        draw_box(ax, (x, ys[1]), box, BOX["computed"] if whole else LOCAL, lines(rows[1][t], number, lines), text)
+        draw_box(ax, (x, ys[0]), box, BOX["input"], text_lines(rows[0][t], number, lines), text)
+        draw_box(ax, (x, ys[1]), box, BOX["computed"] if whole else LOCAL, text_lines(rows[1][t], number, lines), text)
         draw_box(ax, (x, ys[3]), box, LOCAL, [number(h[t])], 9.5)
         if t % size == 0:
             draw_edge(ax, (x, below[0]), (x, above[1]), GRID, "-")

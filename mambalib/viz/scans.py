@@ -6,11 +6,11 @@ No diagram can drift from its code: its nodes and edges are those of `trace`.
 from dataclasses import dataclass
 
 import numpy as np
-from matplotlib.patches import FancyArrowPatch, Rectangle
+from matplotlib.patches import Rectangle
 
 from .animate import animation
 from .boxes import (
-    BLUE,
+    BOX, EDGE, GRID, INK, LINE, PAPER, canvas, draw_arrow, draw_box, draw_edge, draw_legend, fit, number, text_lines, write
 )
 from .style import STYLE, show
 from .trace import trace
@@ -36,7 +36,8 @@ def draw_scan(ax, sweeps, *arrays, format=number, title=""):
     """Draw a scan on axes, as it runs.
 
     Filled boxes are computed, from a left operand (solid line) and a right one (dashed). A thick outline and an arrow:
-    moved. A faint outline: unchanged. A dashed outline: the identity. "own" stands for the column's input.
+    moved. A faint outline: unchanged. A dashed outline: the identity, thick if it moved. "own" stands for the column's
+    input.
 
     Parameters
     ----------
@@ -71,12 +72,28 @@ def draw_scan(ax, sweeps, *arrays, format=number, title=""):
     scan = trace(sweeps, *arrays)
     ax.axis("off")
     ax.set_title(title)
-    if ax.figure.get_layout_engine() is not None:
-        ax.figure.get_layout_engine().execute(ax.figure)             # gives the axes their size
-    width, height = 72 * ax.get_position().size * ax.figure.get_size_inches()
+    width, height = _size(ax, title)
     ax.set(xlim=(0, width), ylim=(height, 0))
     _draw(ax, scan, format, _layout(scan, format, width, height), width)
     return scan
+
+
+def _size(ax, title):
+    """Width and height of the axes in points; the figure's empty axes are taken as diagrams to come, with a title too."""
+    engine = ax.figure.get_layout_engine()
+    if engine is not None:
+        empty = [other for other in ax.figure.axes if other.axison and not other.has_data() and not other.texts]
+        untitled = [other for other in empty if not any(map(other.get_title, ("left", "center", "right")))]
+        for other in empty:
+            other.set_axis_off()
+        for other in untitled:
+            other.set_title(title)
+        engine.execute(ax.figure)                    # gives the axes their size
+        for other in empty:
+            other.set_axis_on()
+        for other in untitled:
+            other.set_title("")
+    return 72 * ax.get_position().size * ax.figure.get_size_inches()
 
 
 def scan_diagram(sweeps, *arrays, caption, alt, format=number):
@@ -118,7 +135,9 @@ def _figure(scan, format):
     layout = _layout(scan, format, width)
     fig, ax = canvas(width, layout.bottom + 2 * LINE)
     _draw(ax, scan, format, layout, width)
-    kinds = {node.kind for row in scan.nodes for node in row} - {"input"}
+    kinds = {_look(node, i) for row in scan.nodes for i, node in enumerate(row)} - {"input"}
+    if "moved identity" in kinds:                    # no name of its own: it looks moved, and like an identity
+        kinds = kinds - {"moved identity"} | {"moved", "identity"}
     left = layout.x0 - layout.box[0] / 2
     draw_legend(ax, width - 210, layout.bottom + LINE / 2, [kind for kind in EDGE if "computed" in kinds])
     draw_legend(ax, left, layout.bottom + 1.5 * LINE, [kind for kind in BOX if kind in kinds])
@@ -146,10 +165,16 @@ def _draw(ax, scan, format, layout, width):
         write(ax, left - 4, y, name, ha="right")
         write(ax, layout.at(k, len(row) - 0.5)[0] + 4, y, scan.combinations[k] if k else "work")
         for i, node in enumerate(row):
-            text = [] if format is None else lines(scan.values[k][i], format, layout.lines)
-            draw_box(ax, layout.at(k, i), layout.box, BOX[node.kind], text, layout.size)
+            text = [] if format is None else text_lines(scan.values[k][i], format, layout.lines)
+            draw_box(ax, layout.at(k, i), layout.box, BOX[_look(node, i)], text, layout.size)
             _draw_edges(ax, layout, k, i, node)
     write(ax, layout.x0 - layout.box[0] / 2, layout.bottom + LINE / 2, f"work {scan.work}, depth {scan.depth}", 9.5, INK)
+
+
+def _look(node, i):
+    """The kind of box of a node in column i."""
+    moved = node.kind == "identity" and node.sources and node.sources[0][1] != i
+    return "moved identity" if moved else node.kind
 
 
 def _draw_edges(ax, layout, k, i, node):
@@ -169,8 +194,6 @@ def _draw_edges(ax, layout, k, i, node):
         if node.kind in ("unchanged", "identity") and source[1] == i:
             draw_edge(ax, start, end, GRID, "-", 1)
         elif node.kind in ("moved", "identity"):
-            ax.add_patch(FancyArrowPatch(
-                start, end, arrowstyle="-|>", mutation_scale=9, shrinkA=0, shrinkB=0, color=ORANGE, linewidth=1.3, zorder=2
-            ))
+            draw_arrow(ax, start, end)
         else:
             draw_edge(ax, start, end, *EDGE[side])

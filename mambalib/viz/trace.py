@@ -143,14 +143,19 @@ def _row_of_nodes(rows, operands):
             nodes.append(Node("moved", (_find(before, tag, i),)))
         else:
             left, right, _ = operands[tag]
-            nodes.append(Node("computed", (_find(before, left, i), _find(before, right, i))))
+            nodes.append(Node("computed", tuple(_find(before, operand, i, own=True) for operand in (left, right))))
     return _with_identities(before, row, nodes, operands)
 
 
-def _find(before, tag, i):
-    """(row, position) of a tag: in the row before, nearest to i, or where it first was. None for the identity."""
+def _find(before, tag, i, own=False):
+    """(row, position) of a tag: in the row before, nearest to i, or where it first was. None for the identity.
+
+    With `own`, the input of column i that is no longer there comes from the start, also if the row before has it elsewhere.
+    """
     if tag == IDENTITY:
         return None
+    if own and tag == before[0][i] != before[-1][i]:
+        return 0, i
     for k in (len(before) - 1, *range(len(before) - 1)):
         places = [j for j, other in enumerate(before[k]) if other == tag]
         if places:

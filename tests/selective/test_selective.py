@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mambalib import selective_scan, selective_scan_backward, selective_state_update
@@ -200,6 +200,7 @@ def copied(p):
 # --- Forward and backward ---------------------------------------------------------------------------------------------
 
 
+@settings(max_examples=120)
 @given(st.data())
 def test_every_engine_is_the_loop(engine, data):
     p, softplus, reset, _ = data.draw(problems(engine.dtypes))
@@ -212,6 +213,7 @@ def test_every_engine_is_the_loop(engine, data):
     assert all(np.array_equal(p[name], before[name]) for name in p), "an argument was changed"
 
 
+@settings(max_examples=120)
 @given(st.data())
 def test_every_gradient_is_that_of_the_unrolled_sum(engine, data):
     p, softplus, reset, rng = data.draw(problems(engine.dtypes))
@@ -274,6 +276,7 @@ def test_transformers_agrees(engine):
 # --- States, packed sequences, groups ---------------------------------------------------------------------------------
 
 
+@settings(max_examples=120)
 @given(st.data())
 def test_steps_and_pieces_are_the_whole(engine, data):
     """Scan up to a step, go on one step at a time, then scan the rest: outputs, and the gradient of the state between."""
