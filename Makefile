@@ -47,6 +47,8 @@ bench: $(VENV)/ready         ## measure on this machine; writes book/data/
 	$(BIN)/python benchmarks/cost.py cpu
 	$(BIN)/python benchmarks/three_views.py
 	$(BIN)/python benchmarks/scan.py cpu
+	$(BIN)/python benchmarks/selective.py cpu
+	$(BIN)/python benchmarks/mistakes.py cpu
 
 clean:                ## remove what the commands above made
 	rm -rf _build $(VENV) $(COLAB) .pytest_cache .hypothesis

@@ -77,6 +77,8 @@ def test_no_function_is_derived_twice():
     ("hippo", {"05_memory.ipynb"}, set()),
     ("scan/reference", {"09_recurrence.ipynb", "10_gradient.ipynb"}, {"linear_scan", "linear_scan_backward"}),
     ("scan/cuda_steps", {"12_blelloch_gpu.ipynb"}, set()),
+    ("selective/reference", {"06_selective.ipynb", "13_hardware.ipynb"}, set()),
+    ("selective/cuda_steps", {"13_hardware.ipynb"}, set()),
 ])
 def test_every_function_is_derived_in_its_chapter(module, chapters, doors):
     """doors: they choose and check; what they choose from is derived."""
