@@ -9,8 +9,9 @@ What bounds it, for a channel and step with N = 16, on a Hopper multiprocessor (
     shared memory           B and C, 2 N numbers, 4 to an instruction, the same address in all lanes
     memory                  u, delta, z read once, y written once
 
-So issue slots and exponentials decide, close to each other, at more than the time of the bytes even in float32; where time
-is cut, the exponentials. A second pass over time repeats them all; therefore time is cut in chunks only where channels and states together do not make enough threads.
+So issue slots and exponentials decide, close to each other, at more than the time of the bytes even in float32; where
+time is cut, the exponentials. A second pass over time repeats them all; therefore time is cut in chunks only where
+channels and states together do not make enough threads.
 """
 
 from functools import lru_cache
