@@ -55,15 +55,16 @@ def unfused(u, delta, A, B, C, D, z, delta_bias):
 
 
 def mamba_ssm():
-    """Its function on channel-last arguments, turned beforehand: (forward, forward and backward), or None."""
+    """Of channel-last arguments, its call on them turned beforehand, and the turned ones, whose gradients it has; None where it is not."""
     try:
         scan = import_module("mamba_ssm.ops.selective_scan_interface").selective_scan_fn
     except Exception:
         return None
 
     def make(x):
-        turned = {k: v.transpose(1, 2).contiguous() if v.dim() == 3 else v for k, v in x.items()}
-        return lambda: scan(*(turned[k] for k in NAMES[:7]), delta_bias=turned["delta_bias"], delta_softplus=True)
+        turned = {k: (v.transpose(1, 2) if v.dim() == 3 else v).contiguous().requires_grad_() for k, v in x.items()}
+        call = lambda: scan(*(turned[k] for k in NAMES[:7]), delta_bias=turned["delta_bias"], delta_softplus=True)   # noqa: E731
+        return call, list(turned.values())
     return make
 
 
@@ -115,16 +116,14 @@ def main_gpu(dry_run):
             if dtype == "float32" and shape == SHAPES[-1]:
                 case["forward"]["a loop over time"] = clock_seconds(lambda: loop(**x), 1, lambda y: torch.cuda.synchronize())
             if peer:
-                run, ready = peer(x), {k: v.requires_grad_() for k, v in x.items()}
-                out, grad = peer(ready)(), grad_y.transpose(1, 2).contiguous()
+                run, leaves = peer(x)
+                out, grad = run(), grad_y.transpose(1, 2).contiguous()
                 case["forward"]["mamba_ssm"] = event_seconds(run)
-                case["backward"]["mamba_ssm"] = event_seconds(lambda: torch.autograd.grad(out, list(ready.values()), grad, retain_graph=True))
+                case["backward"]["mamba_ssm"] = event_seconds(lambda: torch.autograd.grad(out, leaves, grad, retain_graph=True))
             record["shapes"].append(case)
             print(shape, dtype, {k: {w: f"{1e3 * t:.4f} ms" for w, t in case[k].items()} for k in ("forward", "backward", "host seconds")}, case["bytes"], flush=True)
             torch.cuda.empty_cache()
     if not dry_run:
-        print(measured.save("selective_gpu", rounded_all(record), torch.cuda.get_device_name(), found))
-
-
-def rounded_all(record):
-    return {k: [rounded(case) for case in v] if isinstance(v, list) and v and isinstance(v[0], dict) else rounded(v) for k, v in record.items()}
+        record = rounded(record) | {"shapes": [rounded(case) for case in record["shapes"]]}
+        record["elsewhere"] = measured.load("selective_gpu")["elsewhere"]      # the CUDA C++ kernel's times, from another run
+        print(measured.save("selective_gpu", record, torch.cuda.get_device_name(), found))

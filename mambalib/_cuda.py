@@ -138,7 +138,7 @@ def stream(x):
     library = _library(x)
     if library == "torch":
         torch = sys.modules["torch"]
-        raw = getattr(torch._C, "_cuda_getCurrentRawStream", None)      # a tenth of the time
+        raw = getattr(torch._C, "_cuda_getCurrentRawStream", None)      # makes no object
         return raw(x.get_device()) if raw else torch.cuda.current_stream(x.device).cuda_stream
     if library == "cupy":
         return sys.modules["cupy"].cuda.get_current_stream().ptr
@@ -173,7 +173,7 @@ def launch(kernel, blocks, threads, stream, *args):
     """kernel[blocks, threads, stream](*args), for arguments that are integers or tuples of integers.
 
     On a card the kernel is compiled through numba, and launched through the driver: the way through numba's dispatcher,
-    which asks each argument for its type, takes some 50 microseconds of Python, more than many a kernel.
+    which asks each argument for its type, takes tens of microseconds of Python, as long as many a kernel.
     """
     if SIMULATED:
         kernel[blocks, threads](*args)

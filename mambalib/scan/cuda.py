@@ -13,7 +13,7 @@ from collections import namedtuple
 from functools import lru_cache
 from math import prod
 
-from .._cuda import SIMULATED, contiguous, device, full, launch, new, permuted, processors, stream, view, zeros
+from .._cuda import SIMULATED, device, full, launch, new, permuted, processors, stream, view, zeros
 from .._device import LANES, SIZE, board
 from . import cuda_columns, cuda_rows
 from .cuda_layout import broadcast, collapsed, copied, filled, inverse, is_dense, summed
