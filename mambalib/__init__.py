@@ -5,6 +5,12 @@
     hippo                 HiPPO and S4D: state matrices that remember
     scan                  linear_scan, linear_scan_backward: h_t = a_t h_{t-1} + b_t on the cores and on the card
     selective             selective_scan, selective_scan_backward, selective_state_update: Mamba's scan and its one step
+    autograd              Tensor: arrays that can be differentiated through
+    nn, optim             operations, layers, AdamW
+    models                Mamba, and what it is compared with: LSTM, Transformer
+    tasks, text           what they learn: synthetic tasks, and text as tokens
+    train, generate       and how; `python -m mambalib train` and `generate` on the command line
+    checkpoint            files of weights
     viz                   the book's figures and animations
     measured              the measurements stored with the book
 
@@ -12,11 +18,17 @@ Importing mambalib imports NumPy alone; each name below loads its module when it
 are names of mambalib itself, too.
 """
 
+import os
 from importlib import import_module
+
+# NumPy's matrix products and numba's kernels have threads of their own. Those of OpenMP, which numba takes where it is found,
+# go on spinning after their work, on the cores that the others then wait for. OpenMP reads this at the first kernel.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 __version__ = "0.1.0"
 
-_MODULES = ("discretize", "hippo", "lti", "measured", "scan", "selective", "viz")
+_MODULES = ("autograd", "checkpoint", "discretize", "generate", "hippo", "lti", "measured", "models", "nn", "optim", "scan", "selective", "tasks",
+            "text", "train", "viz")
 _FUNCTIONS = {
     "linear_scan": "scan", "linear_scan_backward": "scan",
     "selective_scan": "selective", "selective_scan_backward": "selective", "selective_state_update": "selective",

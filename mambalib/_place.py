@@ -11,11 +11,11 @@ ENGINES = ("reference", "cpu", "cuda")
 
 
 def on_card(x):
+    """Whether x lives on a card; arrays of numba's simulator have only the last of these attributes."""
     if isinstance(x, np.ndarray):
         return False
     if hasattr(x, "is_cuda"):                           # PyTorch; its __cuda_array_interface__ makes a dictionary
         return x.is_cuda
-    """Whether x lives on a card; arrays of numba's simulator have only the second attribute."""
     return type(x) is not np.ndarray and (hasattr(x, "__cuda_array_interface__") or hasattr(x, "__cuda_ndarray__"))
 
 
