@@ -9,6 +9,7 @@
     exp2, reciprocal         the special-function unit's, in float32: an error of a few units of the last digit, and no denormal results
     board(dtype), ticket     what the blocks of one launch tell each other: pairs and states, who goes next
     shuffle, shuffle_up, shuffle_down, shuffle_xor      a register of another lane
+    warp_barrier             what lanes of the warp wrote to shared memory before it, all of them can read after it
     any_lane, any_thread     whether a condition holds in any lane of the warp; in any thread of the block (a barrier)
 
 Elements are widened to float32 on their way in (float64 stays; bool becomes 0 or 1) and rounded on their way out. bfloat16 is the upper half
@@ -258,6 +259,10 @@ if not SIMULATED:
         return cuda.shfl_xor_sync(ALL, x, mask)
 
     @cuda.jit(device=True)
+    def warp_barrier():
+        cuda.syncwarp(ALL)
+
+    @cuda.jit(device=True)
     def any_lane(condition):
         return cuda.any_sync(ALL, condition)
 
@@ -365,6 +370,9 @@ else:
 
     def shuffle_xor(x, mask):
         return shuffle(x, context().threadIdx.x % LANES ^ mask)
+
+    def warp_barrier():
+        context().syncthreads()
 
     def any_lane(condition):
         return context().syncthreads_or(condition) != 0

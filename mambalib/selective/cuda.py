@@ -23,7 +23,7 @@ from . import cuda_backward, cuda_forward, cuda_sweep, cuda_update
 
 DTYPES = ("float32", "float16", "bfloat16", "uint16", "void16")     # of u; the last two: bfloat16 as its bits
 
-THREADS = 4 if SIMULATED else 128                       # channels of a slab, backward; half where time need not be cut
+THREADS = 4 if SIMULATED else 64                        # channels of a slab, backward
 RESIDENT = 256                                          # threads of a multiprocessor, backward: registers allow no more
 SPAN, SPAN_RESET = (4, 4) if SIMULATED else (16, 8)      # steps that a thread holds, backward; resets take registers, too
 AT_ONCE = 4 if SIMULATED else 16                        # states whose B and C a block holds, backward
@@ -79,7 +79,7 @@ def selective_scan_backward(grad_y, u, delta, A, B, C, D, z, delta_bias, delta_s
         plan = _backward_plan(dtype, batch, length, channels, groups, states, bool(delta_softplus), z is not None, reset is not None)
         grads = tuple(None if x is None else new(x, x.shape) for x in (u, delta, A, B, C, D, z, delta_bias, initial_state))
         work, hold = new(A, (sum(plan.words),)), []
-        rates, marks, mark_sums, ends, end_sums, carries, grad_rates, grad_steps, parts = _pieces(work, plan.words)
+        pairs, rates, marks, mark_sums, ends, end_sums, carries, grad_rates, grad_steps, parts = _pieces(work, plan.words)
         grad_, u_, delta_, A_, B_, C_, D_, z_, bias_, start_, last_, reset_ = _addresses(
             (grad_y, u, delta, A, B, C, D, z, delta_bias, initial_state, grad_last_state, reset), on, hold)
         to_u, to_delta, to_A, to_B, to_C, to_D, to_z, to_bias, to_start = _addresses(grads, on, hold)
@@ -89,7 +89,7 @@ def selective_scan_backward(grad_y, u, delta, A, B, C, D, z, delta_bias, delta_s
             _launch(between[0], on, A_, ends, end_sums, carries, start_, last_)
         else:
             _launch(sweep, on, 0, u_, delta_, 0, A_, B_, 0, bias_, start_, reset_, rates, marks, mark_sums, 0, 0, 0)
-        _launch(gradient, on, grad_, u_, delta_, z_, B_, C_, D_, bias_, last_, reset_, rates, marks, mark_sums, ends, carries,
+        _launch(gradient, on, grad_, u_, delta_, z_, B_, C_, D_, bias_, last_, reset_, rates, marks, mark_sums, ends, carries, pairs,
                 to_u, to_delta, to_z, grad_rates, grad_steps, to_start, parts)
         _launch(sums, on, parts, grad_rates, grad_steps, to_B, to_C, to_A, to_D, to_bias)
         return grads
@@ -160,10 +160,8 @@ def _forward_plan(dtype, batch, length, channels, groups, states, softplus, gate
 @lru_cache(maxsize=1024)
 def _backward_plan(dtype, batch, length, channels, groups, states, softplus, gated, resets):
     width = channels // groups
-    span = SPAN_RESET if resets or states > 128 else SPAN       # so many states take registers, too
+    span = SPAN_RESET if resets or states > 32 else SPAN        # many states take registers, too
     threads = min(THREADS, max(_power(width), LANES))
-    if threads == THREADS > LANES and batch * groups * -(-width // threads) * threads >= RESIDENT * processors():
-        threads //= 2
     chunk = backward_chunk(batch, length, width, groups, span, threads, processors())
     slabs, chunks, spans = -(-width // threads), -(-length // chunk), -(-length // span)
     sizes, cut = (length, width, groups, slabs, chunk, chunks), chunks > 1
@@ -172,7 +170,7 @@ def _backward_plan(dtype, batch, length, channels, groups, states, softplus, gat
     tile, slab = 4 if SIMULATED else 8, max(threads // split, 16 if states > 128 else 1)
     of_sweep = length, width, groups, -(-width // slab), chunk, chunks
     sweep = cuda_sweep.sweep(dtype, states, split, slab, tile, softplus, gated and cut, resets, cut, span)
-    at_once = max(min(AT_ONCE, states), 2)              # the kernel asks for a state's numbers while it works on the one before
+    at_once = min(AT_ONCE, _power(states))
     kernel = cuda_backward.backward(dtype, states, threads, span, at_once, softplus, gated, resets, cut)
     count = batch * length * groups * 2 * states + states * channels + 2 * channels
     block = 8 if SIMULATED else 256
@@ -183,8 +181,8 @@ def _backward_plan(dtype, batch, length, channels, groups, states, softplus, gat
         (cuda_backward.sums(dtype), -(-count // block), block, (batch, states, sizes)),
     )
     state, entries = states * channels, batch * chunks * states * channels
-    words = (state, batch * spans * state, batch * spans * channels, entries * cut, batch * chunks * channels * cut, entries,
-             entries, batch * chunks * 2 * channels, batch * slabs * groups * length * 2 * states)
+    words = (2 * entries, state, batch * spans * state, batch * spans * channels, entries * cut, batch * chunks * channels * cut,
+             entries * cut, entries, batch * chunks * 2 * channels, batch * slabs * groups * length * 2 * states)
     return Plan(launches, words)
 
 
