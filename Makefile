@@ -25,7 +25,7 @@ test: book            ## the package, the notebooks cell by cell (nbval, strict)
 	$(BIN)/python -m pytest -n 2 --dist loadfile --nbval --nbval-current-env --nbval-sanitize-with tests/nbval.cfg tests book
 
 test-gpu: $(VENV)/ready       ## the kernels at real sizes, on a machine with a card
-	$(BIN)/python -m pip install -q 'numba-cuda[cu12]>=0.22'
+	$(BIN)/python -m pip install -q 'numba-cuda[cu12]>=0.22' cupy-cuda12x
 	$(BIN)/python -m pytest tests/gpu
 
 test-colab: $(COLAB)/ready   ## every notebook with Colab's versions, the package installed without its dependencies
@@ -49,6 +49,8 @@ bench: $(VENV)/ready         ## measure on this machine; writes book/data/
 	$(BIN)/python benchmarks/scan.py cpu
 	$(BIN)/python benchmarks/selective.py cpu
 	$(BIN)/python benchmarks/mistakes.py cpu
+	$(BIN)/python benchmarks/generation.py
+	$(BIN)/python benchmarks/models.py
 
 clean:                ## remove what the commands above made
 	rm -rf _build $(VENV) $(COLAB) .pytest_cache .hypothesis

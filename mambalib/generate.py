@@ -15,7 +15,7 @@ from .text import in_vocabulary
 
 __all__ = ["generate", "stream", "sample_text"]
 
-PREFILL = 512                                        # tokens of the prompt at a time: logits of all of them are made
+PREFILL = 512                                        # tokens of the prompt at a time, for memory
 
 
 def generate(model, prompt, n, *, temperature=1.0, top_k=None, top_p=None, seed=None, stop=None):
@@ -84,7 +84,7 @@ def stream(model, prompt, n, *, temperature=1.0, top_k=None, top_p=None, seed=No
             else:
                 with no_grad():
                     for start in range(0, tokens.shape[1], PREFILL):
-                        logits = model(tokens[:, start:start + PREFILL], state=state).data[:, -1]
+                        logits = model(tokens[:, start:start + PREFILL], state=state, last=True).data[:, 0]
             drawn = _draw(Tensor(logits).numpy(), temperature, top_k, top_p, rng)              # (batch,)
             last = np.where(ended, last, drawn) if i else drawn
             yield last if prompt.ndim == 2 else last[0]

@@ -28,12 +28,12 @@ class Table:
     def empty_state(self, batch, length=None):
         return SimpleNamespace(seen=[[] for _ in range(batch)], calls=[], length=length)
 
-    def __call__(self, tokens, state):
+    def __call__(self, tokens, state, last=False):
         self.state = state
         state.calls.append(tokens.shape[1])
         for seen, row in zip(state.seen, tokens):
             seen.extend(row.tolist())
-        return Tensor(self.table[tokens])
+        return Tensor(self.table[tokens[:, -1:] if last else tokens])
 
     def step(self, tokens, state):
         return self(tokens[:, None], state).data[:, 0]
@@ -46,8 +46,8 @@ class Script(Table):
         super().__init__(np.zeros((vocab, vocab)))
         self.tokens = iter(tokens)
 
-    def __call__(self, tokens, state):
-        logits = np.zeros((*tokens.shape, len(self.table)), np.float32)
+    def __call__(self, tokens, state, last=False):
+        logits = np.zeros((len(tokens), 1 if last else tokens.shape[1], len(self.table)), np.float32)
         logits[..., next(self.tokens)] = 1
         return Tensor(logits)
 

@@ -82,7 +82,7 @@ class LanguageModel(Module):
         """The parameter (vocab, d_model) that turns the last vectors into logits."""
         return self.backbone.embedding.weight if self.lm_head is None else self.lm_head.weight
 
-    def forward(self, tokens, state=None):
+    def forward(self, tokens, state=None, last=False):
         """Logits (batch, L, vocab) of the tokens that follow each of `tokens` (batch, L).
 
         Parameters
@@ -90,6 +90,8 @@ class LanguageModel(Module):
         tokens : (batch, L) array of integers in [0, vocab)
         state : from `empty_state`, optional
             What the model remembers of earlier tokens; it is changed in place, and no gradient is recorded.
+        last : bool
+            Whether only the logits after the last token are wanted, (batch, 1, vocab), as of a prompt.
 
         Raises
         ------
@@ -100,13 +102,15 @@ class LanguageModel(Module):
         tokens = self._tokens(tokens, 2, state)
         if state is not None:
             with no_grad():
-                return self._logits(tokens, state)
-        return self._logits(tokens, [None] * len(self.backbone.layers))
+                return self._logits(tokens, state, last)
+        return self._logits(tokens, [None] * len(self.backbone.layers), last)
 
-    def _logits(self, tokens, states):
+    def _logits(self, tokens, states, last):
         x = self.backbone.embedding(tokens)                                      # (batch, L, d_model)
         for layer, state in zip(self.backbone.layers, states):
             x = layer(x, state)
+        if last:
+            x = x[:, -1:]
         return F.linear(self.backbone.norm_f(x), self.head)
 
     def step(self, tokens, state):

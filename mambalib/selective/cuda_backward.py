@@ -14,7 +14,7 @@ need no exchange. grad_B and grad_C do: they are sums over channels, so over lan
 values to be summed over 32 lanes, which `folder` does by turning them through shared memory: 8 vectors written, 8 read, 28
 additions, and 3 shuffles. (By shuffles alone it takes 31 of them, with two selections and an addition each.)
 
-At 245 registers a thread a multiprocessor has 8 warps, two for each scheduler, and they hide little: what is asked for of memory has to be
+At 241 registers a thread a multiprocessor has 8 warps, two for each scheduler, and they hide little: what is asked for of memory has to be
 under way long before. So in the time of a state a thread asks for one step of the span before (u, delta, grad_y, z), whose
 numbers go to its own part of shared memory when the next state begins, and for the next state's rate and mark. grad_B
 and grad_C of a state are summed when the next begins, too, whose addresses are computed meanwhile.

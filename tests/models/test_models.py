@@ -373,3 +373,12 @@ def test_a_transformers_state_has_room_for_what_was_asked_and_no_more():
 def test_models_that_cannot_be_are_refused(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@pytest.mark.parametrize("kind", ["mamba", "lstm", "transformer"])
+def test_the_last_logits_alone_are_the_last_of_all(kind):
+    model = build({"model": kind, "vocab_size": 11, "d_model": 16, "n_layers": 2, "dtype": "float64"})
+    tokens = np.random.default_rng(0).integers(0, 11, (2, 7))
+    last = model(tokens, state=model.empty_state(2, 7), last=True).data
+    assert last.shape == (2, 1, 11)
+    np.testing.assert_allclose(last[:, 0], model(tokens).data[:, -1], rtol=1e-12, atol=1e-14)
