@@ -69,8 +69,21 @@ def selective_on_a_card():
             f"CUDA C++: {there['what'].partition(';')[0]}):\n\n{table(head, rows)}")
 
 
+def models_on_cores():
+    record = load("models_cpu")
+    train, write = record["training step"], record["decoding"]
+    rows = [["a training step", f"d_model {train['config']['d_model']}, {train['config']['n_layers']} layers, batch {train['batch']}, L = {train['L']}"],
+            ["a token", f"d_model {write['config']['d_model']}, {write['config']['n_layers']} layers, vocabulary {write['config']['vocab_size']}"]]
+    for row, seconds in zip(rows, (train["seconds"], write["seconds a token"])):
+        time, who = min((t, who) for who, t in seconds.items() if who != "mambalib")
+        row += [milliseconds(seconds["mambalib"]), f"{milliseconds(time)} ({who})", f"{time / seconds['mambalib']:.1f}"]
+    head = ["a MambaLM", "", "mambalib (ms)", "fastest other (ms)", "times faster"]
+    return (f"A Mamba on two cores, float32 ({source(record, 'numba', 'torch', 'mambapy', 'transformers')}; a machine with other work):\n\n"
+            f"{table(head, rows)}")
+
+
 def tables():
-    return "\n\n".join((scan_on_a_card(), scan_on_cores(), selective_on_a_card()))
+    return "\n\n".join((scan_on_a_card(), scan_on_cores(), selective_on_a_card(), models_on_cores()))
 
 
 def written(text):

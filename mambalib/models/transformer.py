@@ -39,7 +39,7 @@ class Attention(Mixer):
         batch, L, d_model = x.shape
         xp, start = array_module(x.data), 0 if state is None else int(state.length[0])
         heads = batch, L, 3, self.n_heads, d_model // self.n_heads
-        q, k, v = (part.reshape(batch, self.n_heads, L, -1) for part in split(
+        q, k, v = (part.reshape(batch, self.n_heads, L, d_model // self.n_heads) for part in split(
             self.qkv_proj(x).reshape(*heads).transpose(2, 0, 3, 1, 4), (1, 1, 1), axis=0))
         positions = xp.arange(start, start + L)
         q, k = F.rotary(q, positions), F.rotary(k, positions)                    # (batch, heads, L, d)
