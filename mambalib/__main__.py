@@ -173,7 +173,7 @@ def parsers():
            "worse on held-out text",
            type=float, default=0.0)
     steps = train.add_argument_group("the training")
-    option(steps, "--steps", "how many batches, all told", type=int, default=750)
+    option(steps, "--steps", "how many batches, all told", type=int, default=600)
     option(steps, "--batch", "windows a step: more make a smoother gradient and a slower step", type=int, default=8)
     option(steps, "--length", "tokens in a window: how far back the model can learn to look", type=int, default=256)
     option(steps, "--lr",

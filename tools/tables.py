@@ -18,7 +18,7 @@ def table(head, rows):
 
 
 def milliseconds(seconds):
-    return f"{1e3 * seconds:#.3g}".rstrip(".")
+    return f"{1e3 * seconds:.0f}" if seconds >= 1 else f"{1e3 * seconds:#.3g}".rstrip(".")
 
 
 def best_peer(seconds):
