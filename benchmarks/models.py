@@ -8,13 +8,20 @@
                     agree in the loss and in every gradient
     decoding        a token at a time at the sizes of Mamba-130M (24 layers, d_model 768, vocabulary 50280), random weights,
                     batch 1, after 16 tokens: this package's step(), and transformers' MambaForCausalLM with its cache
+    command line    `python -m mambalib train` with nothing said, once: its seconds, and the bits per character held out at best
 
 Contestants take turns, each until it has had its seconds and at least 3 turns, and the smallest time of each counts. "load" is
 how many processes wanted a core at the start and at the end.
 """
 
 import argparse
+import json
 import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
 
 import numpy as np
 from scan import optional, versions
@@ -149,6 +156,17 @@ def decoding(torch, config, seconds):
     return {"config": config, "seconds a token": take_turns(todo, seconds)}
 
 
+def command_line():
+    with tempfile.TemporaryDirectory() as folder:
+        begin = time.perf_counter()
+        subprocess.run([sys.executable, "-m", "mambalib", "train"], cwd=folder, check=True, capture_output=True,
+                       env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])})
+        seconds = time.perf_counter() - begin
+        lines = (Path(folder) / "mamba-run" / "history.jsonl").read_text(encoding="utf-8").splitlines()
+        best = min(line["validation"] for line in map(json.loads, lines) if line.get("validation") is not None)
+    return {"seconds": round(seconds, 1), "bits per character": round(best, 3)}
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=10.0, help="time spent on each contestant, about")
@@ -162,6 +180,7 @@ def main():
         results = {"training step": training(torch, TRAINING, BATCH, L, arguments.seconds)}
         print(results["training step"], flush=True)
         results["decoding"] = decoding(torch, DECODING, arguments.seconds)
+        results["command line"] = command_line()
     print(results)
     if not arguments.quick:
         load.append(round(os.getloadavg()[0], 1))

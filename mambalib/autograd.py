@@ -128,7 +128,7 @@ class Tensor:
             grads, parents, backward = step.grads, step.parents, step.backward
             step.grads = step.parents = step.backward = None                     # nothing more will need them
             if any(g is not None for g in grads):
-                results = backward(tuple(grads) if len(grads) > 1 or step.several else grads[0])
+                results = backward(tuple(grads) if step.several else grads[0])
                 for parent, g in zip(parents, results, strict=True):
                     if g is not None and parent.requires_grad:
                         parent._receive(g)

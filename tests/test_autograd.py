@@ -8,6 +8,7 @@ from threading import Thread
 
 import numpy as np
 import pytest
+from differences import check
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -18,29 +19,6 @@ from mambalib.autograd import (
 
 few = settings(max_examples=40, deadline=None)
 seeds = st.integers(0, 2**32 - 1)
-
-
-def check(function, *arrays, tolerance=1e-6, step=1e-5):
-    """Gradients of sum(function(*arrays) * w), w random, against central differences of every number of every array."""
-    arrays = [np.array(x, np.float64) for x in arrays]
-    rng = np.random.default_rng(0)
-    tensors = [Tensor(x.copy(), requires_grad=True) for x in arrays]
-    y = function(*tensors)
-    w = rng.standard_normal(y.shape)
-    y.backward(w)
-    for k, x in enumerate(arrays):
-        expected = np.zeros(x.shape)
-        for i in np.ndindex(x.shape):
-            ends = []
-            for sign in (1, -1):
-                moved = [z.copy() for z in arrays]
-                moved[k][i] += sign * step
-                ends.append((function(*map(Tensor, moved)).data * w).sum())
-            expected[i] = (ends[0] - ends[1]) / (2 * step)
-        got = tensors[k].grad
-        got = np.zeros(x.shape) if got is None else got
-        assert got.shape == x.shape and got.dtype == x.dtype
-        np.testing.assert_allclose(got, expected, rtol=tolerance, atol=tolerance)
 
 
 def normal(seed, *shape):

@@ -33,7 +33,6 @@ from .._device import LANES, SIZE, exp2, memory, room, shuffle_xor, warp_barrier
 from .cuda_math import LN2, ONE, ZERO, gate_and_slope, step_and_slope
 from .cuda_stage import column, matrix, standing, starts
 
-
 SHARED = 48 * 1024                                      # bytes that a block may have of a multiprocessor
 
 
@@ -154,7 +153,7 @@ def backward(dtype, states, threads, span, at_once, softplus, gated, resets, chu
     held = words + 2 * states * threads <= SHARED // 4  # whether what a thread keeps of its states has room there, too
     get_pair, put_pair = memory("float32", 2, shared=held).load_vector, memory("float32", 2, shared=held).store_vector
     pairs_room = room("float32", 2 * states * threads if held else 2)
-    early, rows_a_turn = SIZE[dtype] == 2, LANES // 4   # whether to fill the second cache beforehand: measured, half as many bytes gain by it
+    early, rows_a_turn = SIZE[dtype] == 2, LANES // 4   # early: fill the second cache beforehand; 4-byte numbers lose by it (selective_tried.json)
 
     @cuda.jit(device=True)
     def ask_ahead(grad_y, u, delta, z, at, D_all, lane):

@@ -4,14 +4,12 @@ Needs what `tests/scan/assemble.py` needs, and fails as it does: when a kernel s
 local memory, or (here) computes in float64, or asks for more registers than a multiprocessor has.
 """
 
-import importlib.util
 import sys
-import tempfile
 from pathlib import Path
 
-spec = importlib.util.spec_from_file_location("assemble_scan", Path(__file__).parents[1] / "scan" / "assemble.py")
-scan = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(scan)
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from assembly import check  # noqa: E402
 
 
 def kernels():
@@ -42,28 +40,11 @@ def kernels():
     yield "", block, cuda_sums.everything()
 
 
-def main():
-    if not scan.PTXAS.exists():
-        print("no ptxas: pip install nvidia-cuda-nvcc-cu12 nvidia-cuda-runtime-cu12")
-        return 77
-    with tempfile.TemporaryDirectory() as folder:
-        scan.find_tools(folder)
-        from mambalib._cuda import types
-        bad = False
-        for title, threads, kernel in kernels():
-            arguments = kernel.py_func.__code__.co_argcount
-            text = scan.ptx(kernel, (types.int64,) * arguments, (7, 5))     # the oldest's assembles for the others
-            report, wide = [], ".f64" in text
-            for capability in ((7, 5), (8, 0), (9, 0)):
-                registers, shared, stack, spills = scan.assemble(text, capability, folder)
-                bad |= stack + spills > 0 or wide or registers * threads > 1 << 16
-                more = f" STACK {stack} SPILLED {spills}" if stack + spills else ""
-                report.append(f"sm_{capability[0]}{capability[1]} {registers:3}{more}")
-            report.append("FLOAT64" if wide else "")
-            name = kernel.py_func.__name__
-            print(f"{name:24} {title:32} threads {threads:3} shared {shared:5}  {'  '.join(report)}", flush=True)
-    return int(bad)
+def cases():
+    from mambalib._cuda import types
+    for title, threads, kernel in kernels():
+        yield title, kernel, (types.int64,) * kernel.py_func.__code__.co_argcount, threads, False
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(check(cases))

@@ -5,6 +5,7 @@ from pathlib import Path
 import numba
 import numpy as np
 import pytest
+from differences import check
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -19,31 +20,6 @@ seeds = st.integers(0, 2**32 - 1)
 
 def normal(seed, *shape):
     return np.random.default_rng(seed).standard_normal(shape)
-
-
-def check(function, *arrays, tolerance=1e-6, step=1e-5):
-    """Gradients of sum(function(*arrays) * w), w random, against central differences; it may return several tensors."""
-    rng, arrays = np.random.default_rng(0), [np.array(x, np.float64) for x in arrays]
-
-    def outputs(tensors):
-        y = function(*tensors)
-        return [y] if isinstance(y, Tensor) else list(y)
-
-    tensors = [Tensor(x.copy(), requires_grad=True) for x in arrays]
-    ys = outputs(tensors)
-    ws = [rng.standard_normal(y.shape) for y in ys]
-    sum(((y * w).sum() for y, w in zip(ys, ws)), Tensor(np.float64(0))).backward()
-    for k, x in enumerate(arrays):
-        expected = np.zeros(x.shape)
-        for i in np.ndindex(x.shape):
-            ends = []
-            for sign in (1, -1):
-                moved = [z.copy() for z in arrays]
-                moved[k][i] += sign * step
-                ends.append(sum((y.data * w).sum() for y, w in zip(outputs(map(Tensor, moved)), ws)))
-            expected[i] = (ends[0] - ends[1]) / (2 * step)
-        assert tensors[k].grad.dtype == x.dtype
-        np.testing.assert_allclose(tensors[k].grad, expected, rtol=tolerance, atol=tolerance)
 
 
 # --- PyTorch ----------------------------------------------------------------------------------------------------------

@@ -1,20 +1,14 @@
 """Compile the scan's kernels and assemble them for three cards, with no card: `python tests/scan/assemble.py [--all]`. Exit code 77: tools missing.
 
-Needs libnvvm and ptxas, as in the wheels nvidia-cuda-nvcc-cu12 and nvidia-cuda-runtime-cu12. Fails when a kernel spills
-registers or keeps an array in local memory.
+Fails when a kernel spills registers or keeps an array in local memory.
 """
 
-import os
-import re
-import subprocess
 import sys
-import sysconfig
-import tempfile
 from pathlib import Path
-from unittest import mock
 
-NVIDIA = Path(sysconfig.get_paths()["purelib"], "nvidia")
-PTXAS = NVIDIA / "cuda_nvcc/bin/ptxas"
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from assembly import assemble, check, find_tools, ptx  # noqa: E402, F401 (benchmarks/scan_steps.py asks here)
 
 
 def kernels(every):
@@ -61,55 +55,10 @@ def signature(kernel, integers):
     return tuple(tuples.get(name, types.int64) for name in names)
 
 
-def ptx(kernel, signature, capability):
-    from numba.cuda import dispatcher
-
-    from mambalib._cuda import cuda
-    card = mock.Mock(compute_capability=capability)
-    with mock.patch.object(dispatcher, "get_current_device", lambda: card):
-        return cuda.compile(kernel.py_func, signature, cc=capability, device=False, abi="numba")[0]
-
-
-def assemble(text, capability, folder):
-    """What ptxas reports: registers of a thread, bytes of shared memory of a block, bytes of stack and of spills of a thread."""
-    source = Path(folder, "kernel.ptx")
-    for _ in range(2):
-        source.write_text(text)
-        done = subprocess.run([PTXAS, "-v", "-arch=sm_%d%d" % capability, source, "-o", source.with_suffix(".cubin")], capture_output=True, text=True)
-        newer = re.search(r"Unsupported .version ([\d.]+); current version is '([\d.]+)'", done.stderr)
-        if not newer:
-            break
-        text = text.replace(f".version {newer[1]}", f".version {newer[2]}")     # numba's guess where no runtime says it
-    assert done.returncode == 0, done.stderr
-    stack, stores, loads = map(int, re.search(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", done.stderr).groups())
-    shared = re.search(r"(\d+) bytes smem", done.stderr)
-    return int(re.search(r"Used (\d+) registers", done.stderr)[1]), int(shared[1]) if shared else 0, stack, stores + loads
-
-
-def find_tools(folder):
-    """Have numba find libnvvm among the wheels; this process has to have no use for another CUDA."""
-    home = Path(folder, "cuda")
-    home.mkdir()
-    for name, target in (("nvvm", NVIDIA / "cuda_nvcc/nvvm"), ("bin", NVIDIA / "cuda_nvcc/bin"), ("lib64", NVIDIA / "cuda_runtime/lib")):
-        (home / name).symlink_to(target)
-    os.environ.setdefault("CUDA_HOME", str(home))
-
-
-def main():
-    if not PTXAS.exists():
-        print("no ptxas: pip install nvidia-cuda-nvcc-cu12 nvidia-cuda-runtime-cu12")
-        return 77
-    with tempfile.TemporaryDirectory() as folder:
-        find_tools(folder)
-        spilled = False
-        for name, kernel, integers in kernels("--all" in sys.argv):
-            text = ptx(kernel, signature(kernel, integers), (7, 5))     # PTX for the oldest assembles for the others
-            for capability in ((7, 5), (8, 0), (9, 0)):
-                registers, shared, stack, spills = assemble(text, capability, folder)
-                spilled |= stack + spills > 0
-                print(f"{name:24} sm_{capability[0]}{capability[1]} {registers:4} registers {shared:6} bytes shared {stack:4} bytes of stack {spills:4} spilled", flush=True)
-    return int(spilled)
+def cases():
+    for name, kernel, integers in kernels("--all" in sys.argv):
+        yield name, kernel, signature(kernel, integers), None, True
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(check(cases))

@@ -3,35 +3,17 @@
 The simulator is chosen when numba is imported, so this file runs itself again under it.
 """
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
-
-SIMULATED = os.environ.get("NUMBA_ENABLE_CUDASIM") == "1"
-HERE = Path(__file__)
-ROOT = HERE.parents[2]
-
-
-def run(arguments, **environment):
-    done = subprocess.run([sys.executable, *map(str, arguments)], cwd=ROOT, capture_output=True, text=True,
-                          env={**os.environ, "PYTHONPATH": str(ROOT), **environment})
-    assert done.returncode in (0, 77), done.stdout[-6000:] + done.stderr[-2000:]
-    return done
-
+from simulated import SIMULATED, assemble, run_on_the_simulator
 
 if not SIMULATED:
 
     def test_every_kernel_agrees_with_a_loop_over_time_on_the_simulator():
-        run(["-m", "pytest", "-q", "-p", "no:cacheprovider", HERE], NUMBA_ENABLE_CUDASIM="1")
+        run_on_the_simulator(__file__)
 
     def test_every_kernel_assembles_for_three_cards_and_spills_nothing():
-        done = run([HERE.with_name("assemble.py")], NUMBA_ENABLE_CUDASIM="0")
-        if done.returncode == 77:
-            pytest.skip(done.stdout.strip())
+        assemble(__file__)
 
 else:
     from numba import cuda

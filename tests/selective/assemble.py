@@ -4,14 +4,12 @@ Which kernels, `mambalib/selective/cuda.py` says: those of its plans for some sh
 needs, and fails as it does: when a kernel spills registers or keeps an array in local memory, or (here) computes in float64.
 """
 
-import importlib.util
 import sys
-import tempfile
 from pathlib import Path
 
-spec = importlib.util.spec_from_file_location("assemble_scan", Path(__file__).parents[1] / "scan" / "assemble.py")
-scan = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(scan)
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from assembly import check  # noqa: E402
 
 SHAPES = [  # batch, length, channels, states
     (8, 2048, 2048, 16), (1, 16384, 2048, 16), (1, 131072, 1536, 16), (1, 1024, 1536, 16), (64, 512, 1536, 16), (1, 65536, 64, 16),
@@ -21,7 +19,7 @@ OPTIONS = [(True, True, False), (True, True, True), (False, False, False)]      
 
 
 def kernels(every):
-    """Kernel and, for each, why it is there; each once."""
+    """Each kernel once, the threads of its block, and why it is there."""
     from mambalib.selective import cuda as engine
     engine.processors = lambda: 132
     cases = [(dtype, shape, options) for dtype in ("float32", "bfloat16", "float16") for shape in SHAPES for options in OPTIONS]
@@ -31,14 +29,14 @@ def kernels(every):
     seen = set()
     for dtype, (batch, length, channels, states), options in cases:
         for plan in (engine._forward_plan, engine._backward_plan):
-            for kernel, _, _, _ in plan(dtype, batch, length, channels, 1, states, *options).launches:
+            for kernel, _, threads, _ in plan(dtype, batch, length, channels, 1, states, *options).launches:
                 if kernel not in seen:
                     seen.add(kernel)
-                    yield kernel, f"{kernel.py_func.__name__} {dtype} {(batch, length, channels, states)} {''.join('+-'[not o] for o in options)}"
-        kernel = engine._update_plan(dtype, batch, channels, 1, states, *options[:2])[0]
+                    yield kernel, threads, f"{dtype} {(batch, length, channels, states)} {''.join('+-'[not o] for o in options)}"
+        kernel, _, threads, _ = engine._update_plan(dtype, batch, channels, 1, states, *options[:2])
         if kernel not in seen and (every or not seen or options[0]):
             seen.add(kernel)
-            yield kernel, f"{kernel.py_func.__name__} {dtype} {states}"
+            yield kernel, threads, f"{dtype} {states}"
 
 
 def signature(kernel):
@@ -48,23 +46,10 @@ def signature(kernel):
     return tuple(types.UniTuple(types.int64, tuples[name]) if name in tuples else types.int64 for name in names)
 
 
-def main():
-    if not scan.PTXAS.exists():
-        print("no ptxas: pip install nvidia-cuda-nvcc-cu12 nvidia-cuda-runtime-cu12")
-        return 77
-    with tempfile.TemporaryDirectory() as folder:
-        scan.find_tools(folder)
-        bad = False
-        for kernel, title in kernels("--all" in sys.argv):
-            text = scan.ptx(kernel, signature(kernel), (7, 5))      # PTX for the oldest assembles for the others
-            report = []
-            for capability in ((7, 5), (8, 0), (9, 0)):
-                registers, shared, stack, spills = scan.assemble(text, capability, folder)
-                bad |= stack + spills > 0 or ".f64" in text
-                report.append(f"sm_{capability[0]}{capability[1]} {registers:3}" + (f" STACK {stack} SPILLED {spills}" if stack + spills else ""))
-            print(f"{title:75} shared {shared:5}  {'  '.join(report)}{'  FLOAT64' if '.f64' in text else ''}", flush=True)
-    return int(bad)
+def cases():
+    for kernel, threads, title in kernels("--all" in sys.argv):
+        yield title, kernel, signature(kernel), threads, False
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(check(cases))
